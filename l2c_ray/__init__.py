@@ -1,0 +1,1 @@
+"""Learns, versions and serves static caching schedules for diffusion transformers on Ray."""

@@ -1,0 +1,63 @@
+"""From labels and seeds to images: the one path that the CLI, the registry, serving and evaluation all take."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from l2c_ray.caching.executor import ScheduleExecutor
+from l2c_ray.models.base import CacheableTransformer
+from l2c_ray.sampling.loop import full_run, noise_from_seeds, sample_images
+from l2c_ray.sampling.solver import Solver
+from l2c_ray.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A model with the sampler that it is run by."""
+
+    model: CacheableTransformer
+    solver: Solver
+    guidance_scale: float
+
+    def generate(
+        self, labels: Sequence[int], seeds: Sequence[int], schedule: Schedule | None = None, batch_size: int = 64
+    ) -> Tensor:
+        """Images [len(labels), channels, height, width] in about [-1, 1]; image i depends on label i and seed i alone.
+
+        Args:
+            schedule: which units to skip; None computes everything.
+            batch_size: images sampled at a time, which bounds the memory.
+
+        Raises:
+            ScheduleError: the schedule was made for another model or sampler.
+        """
+        if schedule:
+            schedule.require(self.model.identity(), self.solver.identity(self.guidance_scale))
+        chunks = [
+            self._generate_chunk(labels[start : start + batch_size], seeds[start : start + batch_size], schedule)
+            for start in range(0, len(labels), batch_size)
+        ]
+        return torch.cat(chunks)
+
+    def _generate_chunk(self, labels: Sequence[int], seeds: Sequence[int], schedule: Schedule | None) -> Tensor:
+        device = next(self.model.parameters()).device
+        noise = noise_from_seeds(seeds, self.model.image_shape).to(device)
+        branches = ScheduleExecutor(schedule.compute) if schedule else full_run
+        wanted = torch.tensor(labels, device=device)
+        return sample_images(self.model, self.solver, noise, wanted, self.guidance_scale, branches).cpu()
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """From [-1, 1] to 0..255 as uint8, values outside clipped; the shape stays."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def encode_png(image: Tensor) -> bytes:
+    """A grey image [1, height, width] in [-1, 1] as a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(to_pixels(image)[0].numpy()).save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -1,0 +1,37 @@
+"""From what a user typed to the things it names."""
+
+from pathlib import Path
+
+from l2c_ray.caching.pipeline import Pipeline
+from l2c_ray.errors import InvalidInputError
+from l2c_ray.models import zoo
+from l2c_ray.registry import tracking
+from l2c_ray.registry.versions import load_schedule, model_name, resolve
+from l2c_ray.sampling.solvers import make_solver
+from l2c_ray.schedule import Schedule
+from l2c_ray.storage.files import read_text
+
+
+def open_pipeline(model: str, checkpoint: Path | None, sampler: str, steps: int, guidance_scale: float) -> Pipeline:
+    """The model with the sampler it is run by."""
+    loaded = zoo.load(model, checkpoint)
+    return Pipeline(loaded, make_solver(sampler, steps, loaded.scheduler), guidance_scale)
+
+
+def find_schedule(given: str, pipeline: Pipeline) -> Schedule:
+    """The schedule in the file `given`, or the registered one that has the alias `given`, made for this pipeline."""
+    path = Path(given)
+    if path.suffix or path.exists():
+        schedule = Schedule.from_json(read_text(path), source=given)
+    else:
+        name = model_name(pipeline.model.name, pipeline.solver.name, pipeline.solver.steps)
+        schedule = load_schedule(resolve(tracking.connect(), name, given))
+    schedule.require(pipeline.model.identity(), pipeline.solver.identity(pipeline.guidance_scale))
+    return schedule
+
+
+def check_label(label: int, pipeline: Pipeline) -> None:
+    """Refuses a label that the model has no class for."""
+    classes = pipeline.model.num_classes
+    if label >= classes:
+        raise InvalidInputError("--label", f"{label} is not a class of {pipeline.model.name}", f"take 0..{classes - 1}")

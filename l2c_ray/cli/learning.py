@@ -1,0 +1,44 @@
+"""Runs the learning job and tells what comes of it."""
+
+import json
+from contextlib import ExitStack
+from dataclasses import asdict
+
+import typer
+
+from l2c_ray.cli.output import ProgressDisplay, console, frontier_table, progress_display
+from l2c_ray.config.learn import LearnConfig
+from l2c_ray.distributed.learn import LearnResult, Started, learn
+from l2c_ray.learning.learner import Progress
+
+
+def learn_and_report(config: LearnConfig, as_json: bool) -> None:
+    """Learns with progress on the way, then prints the frontier and the version, or the whole result as JSON."""
+    with ExitStack() as stack:
+        display: list[ProgressDisplay] = []
+
+        def on_start(started: Started) -> None:
+            console.print(f"run {started.run_name}, MLflow run {started.mlflow_run_id}")
+            display.append(stack.enter_context(progress_display("learning", started.iterations)))
+
+        def on_progress(progress: Progress) -> None:
+            note = f"error {progress.error:.1e}, mean score {progress.mean_score:.2f}"
+            display[0].update(progress.iteration, note)
+
+        result = learn(config, on_start, on_progress)
+    if as_json:
+        typer.echo(json.dumps(_as_dict(result)))
+        return
+    console.print(frontier_table(result.measurements))
+    version = result.version
+    aliases = f" ({', '.join(version.aliases)})" if version.aliases else ""
+    console.print(f"registered as {version.name} version {version.version}{aliases}, sha256 {version.sha256}")
+
+
+def _as_dict(result: LearnResult) -> dict[str, object]:
+    return {
+        "run_name": result.run_name,
+        "mlflow_run_id": result.mlflow_run_id,
+        "version": asdict(result.version),
+        "measurements": [measurement.as_dict() for measurement in result.measurements],
+    }

@@ -1,0 +1,137 @@
+"""Commands of `l2c`, each a few lines over the function that does the work.
+
+Those functions are imported inside the commands, so that `--help` does not wait for torch and Ray.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from l2c_ray.errors import L2CError
+
+app = typer.Typer(
+    help="Learns, versions and applies caching schedules for diffusion transformers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+schedule_app = typer.Typer(help="Look at schedule files.", no_args_is_help=True)
+registry_app = typer.Typer(help="Look at registered schedules.", no_args_is_help=True)
+app.add_typer(schedule_app, name="schedule")
+app.add_typer(registry_app, name="registry")
+
+ModelArgument = Annotated[str, typer.Argument(help="Name in the zoo, for instance digits-dit.")]
+CheckpointOption = Annotated[Path | None, typer.Option(help="Folder of other weights, in diffusers' layout.")]
+SamplerOption = Annotated[str, typer.Option(help="Sampler.")]
+StepsOption = Annotated[int, typer.Option(min=2, max=1000, help="Model evaluations of a full run.")]
+GuidanceOption = Annotated[float, typer.Option(min=0, help="Classifier-free guidance scale.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs `l2c` with these arguments (the process's own unless given) and exits.
+
+    Exit codes: 0 done, 2 bad input, 1 a failure at run time. The last line on stderr names what is wrong.
+    """
+    try:
+        app(arguments)
+    except L2CError as error:
+        sys.stdout.flush()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+@app.command()
+def learn(
+    config: Annotated[Path, typer.Argument(help="TOML file, for instance jobs/configs/digits.toml.")],
+    overrides: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a config key.")] = [],  # noqa: B006
+    as_json: JsonOption = False,
+) -> None:
+    """Learn a schedule on the Ray cluster, measure it, and register it as a version."""
+    from l2c_ray.cli.learning import learn_and_report
+    from l2c_ray.config.learn import LearnConfig
+
+    learn_and_report(LearnConfig.read(config, overrides), as_json)
+
+
+@app.command()
+def generate(
+    model: ModelArgument,
+    label: Annotated[int, typer.Option(min=0, help="Class to draw.")],
+    out: Annotated[Path, typer.Option(help="PNG file to write.")],
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
+    schedule: Annotated[str | None, typer.Option(metavar="FILE|ALIAS", help="Which units to skip.")] = None,
+    checkpoint: CheckpointOption = None,
+    sampler: SamplerOption = "ddim",
+    steps: StepsOption = 20,
+    guidance_scale: GuidanceOption = 1.5,
+) -> None:
+    """Make one image, with a schedule or computing everything."""
+    from l2c_ray.caching.pipeline import encode_png
+    from l2c_ray.cli.inputs import check_label, find_schedule, open_pipeline
+    from l2c_ray.storage.files import write_bytes
+
+    pipeline = open_pipeline(model, checkpoint, sampler, steps, guidance_scale)
+    check_label(label, pipeline)
+    chosen = find_schedule(schedule, pipeline) if schedule else None
+    image = pipeline.generate([label], [seed], chosen)[0]
+    typer.echo(write_bytes(out, encode_png(image)))
+
+
+@app.command()
+def compare(
+    model: ModelArgument,
+    schedules: Annotated[
+        list[str], typer.Option("--schedule", metavar="FILE|ALIAS", help="Schedule to compare; may be repeated.")
+    ] = [],  # noqa: B006
+    images: Annotated[int, typer.Option(min=2, help="Images of the frontier protocol.")] = 512,
+    out: Annotated[Path | None, typer.Option(help="Folder for frontier.json and frontier.png.")] = None,
+    checkpoint: CheckpointOption = None,
+    sampler: SamplerOption = "ddim",
+    steps: StepsOption = 20,
+    guidance_scale: GuidanceOption = 1.5,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the frontier protocol: schedules against fewer steps and the fixed interval, on the same images."""
+    from l2c_ray.cli.comparing import compare_and_report
+    from l2c_ray.cli.inputs import find_schedule, open_pipeline
+
+    pipeline = open_pipeline(model, checkpoint, sampler, steps, guidance_scale)
+    chosen = {name: find_schedule(name, pipeline) for name in schedules}
+    compare_and_report(pipeline, chosen, images, out, as_json)
+
+
+@schedule_app.command("show")
+def show_schedule(
+    file: Annotated[Path, typer.Argument(help="Schedule file.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Check a schedule file and say what it computes."""
+    from l2c_ray.cli.output import console, schedule_summary, schedule_table
+    from l2c_ray.schedule import Schedule
+    from l2c_ray.storage.files import read_text
+
+    schedule = Schedule.from_json(read_text(file), source=str(file))
+    if as_json:
+        typer.echo(json.dumps(schedule_summary(schedule), indent=1))
+    else:
+        console.print(schedule_table(schedule))
+
+
+@registry_app.command("list")
+def list_registry(as_json: JsonOption = False) -> None:
+    """List all registered schedules, newest first."""
+    from l2c_ray.cli.output import console, versions_table
+    from l2c_ray.registry import tracking
+    from l2c_ray.registry.versions import list_versions
+
+    versions = list_versions(tracking.connect())
+    if as_json:
+        typer.echo(json.dumps([asdict(version) for version in versions], indent=1))
+    else:
+        console.print(versions_table(versions))

@@ -1,0 +1,122 @@
+"""What a person sees: tables, a progress bar on a terminal, and now and then a line elsewhere."""
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from l2c_ray.evaluation.frontier import Measurement
+from l2c_ray.registry.versions import RegisteredVersion
+from l2c_ray.schedule import Schedule
+
+_LINES_OF_A_LOG = 20
+
+# A job's log has no width of its own.
+console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+
+
+class ProgressDisplay:
+    """A bar on a terminal; in a log, about twenty lines over the whole work."""
+
+    def __init__(self, bar: Progress, title: str, total: int) -> None:
+        self._bar = bar
+        self._title = title
+        self._total = total
+        self._task = bar.add_task(title, total=total, note="")
+        self._printed = 0
+
+    def update(self, done: int, note: str = "") -> None:
+        """Shows that `done` of the total is done; `note` says how it goes."""
+        self._bar.update(self._task, completed=done, note=note)
+        step = max(1, self._total // _LINES_OF_A_LOG)
+        if not console.is_terminal and (done >= self._printed + step or done == self._total):
+            self._printed = done
+            console.print(f"{self._title} {done}/{self._total} {note}", soft_wrap=True)
+
+
+@contextmanager
+def progress_display(title: str, total: int) -> Iterator[ProgressDisplay]:
+    """Shows the progress of work that is `total` long while the context lasts."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        yield ProgressDisplay(bar, title, total)
+
+
+def frontier_table(measurements: list[Measurement]) -> Table:
+    """One row for each candidate, the full run first."""
+    table = Table(title="frontier protocol: error to the full run at each share of its compute")
+    table.add_column("")
+    for heading in ("compute share", "speed-up", "error (MSE)", "PSNR", "Fréchet to full", "Fréchet to real"):
+        table.add_column(heading, justify="right")
+    for row in measurements:
+        table.add_row(
+            row.name,
+            f"{row.compute_share:.3f}",
+            f"{row.speedup:.2f}x",
+            f"{row.mse:.2e}",
+            f"{row.psnr:.1f} dB",
+            f"{row.frechet_to_full:.3f}",
+            f"{row.frechet_to_real:.2f}",
+        )
+    return table
+
+
+def versions_table(versions: list[RegisteredVersion]) -> Table:
+    table = Table()
+    for heading in ("name", "version", "aliases", "compute share", "error (MSE)", "sha256", "git commit"):
+        table.add_column(heading)
+    for version in versions:
+        table.add_row(
+            version.name,
+            str(version.version),
+            ", ".join(version.aliases),
+            f"{version.compute_share:.3f}",
+            f"{version.mse:.2e}",
+            version.sha256[:12],
+            version.git_commit[:12],
+        )
+    return table
+
+
+def schedule_summary(schedule: Schedule) -> dict[str, Any]:
+    """Units computed and removed, in all and by kind, and the cost; plain values for JSON."""
+    kinds = [name.rsplit(".", 1)[1] for name in schedule.model.units]
+    removed = Counter(kind for row in schedule.compute for kind, bit in zip(kinds, row, strict=True) if not bit)
+    total = schedule.sampler.steps * len(kinds)
+    return {
+        "model": schedule.model.name,
+        "sampler": schedule.sampler.name,
+        "steps": schedule.sampler.steps,
+        "guidance_scale": schedule.sampler.guidance_scale,
+        "policy": schedule.provenance.policy,
+        "settings": schedule.provenance.settings,
+        "git_commit": schedule.provenance.git_commit,
+        "units": {"total": total, "removed": removed.total(), "removed_by_kind": dict(removed)},
+        "macs": {"count": schedule.cost.count, "full": schedule.cost.full, "cached": schedule.cost.cached},
+        "compute_share": schedule.compute_share,
+        "quality": schedule.quality.model_dump() if schedule.quality else None,
+        "sha256": schedule.sha256,
+    }
+
+
+def schedule_table(schedule: Schedule) -> Table:
+    """The same for a person, with the mask drawn: a block where a unit is computed, a dot where it is reused."""
+    table = Table(show_header=False)
+    for key, value in schedule_summary(schedule).items():
+        lines = ", ".join(f"{name} {part}" for name, part in value.items()) if isinstance(value, dict) else str(value)
+        table.add_row(key, lines)
+    mask = "\n".join("".join("█" if bit else "·" for bit in row) for row in schedule.compute)
+    table.add_row("mask (steps down, units across)", mask)
+    return table

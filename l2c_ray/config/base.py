@@ -1,0 +1,88 @@
+"""Reading a TOML file into a frozen, typed config, with errors that name the key."""
+
+import difflib
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from l2c_ray.errors import ConfigError
+
+
+class Section(BaseModel):
+    """A table of a config file: unknown keys, wrong types and values out of range are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, populate_by_name=True)
+
+
+class JobConfig(Section):
+    """The whole config of one job."""
+
+    @classmethod
+    def read(cls, path: Path, overrides: Sequence[str] = ()) -> Self:
+        """The config in the TOML file `path`, with `section.key=value` overrides (values in TOML's own syntax).
+
+        Raises:
+            ConfigError: the file is missing or not TOML, or a key is unknown, missing or out of range.
+        """
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(
+                str(path), f"cannot be read ({error.strerror})", "give the path of a TOML file"
+            ) from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(str(path), f"is not TOML ({error})", "correct the file") from error
+        for override in overrides:
+            _apply(override, values)
+        return cls.parse(values, source=str(path))
+
+    @classmethod
+    def parse(cls, values: dict[str, Any], source: str) -> Self:
+        """The config made of `values`; `source` is named in errors."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise _first_problem(cls, error, source) from error
+
+
+def _apply(override: str, values: dict[str, Any]) -> None:
+    key, equals, text = override.partition("=")
+    *tables, last = key.strip().split(".")
+    if not equals or not last:
+        raise ConfigError(override, "is not an override", "write it as section.key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    for table in tables:
+        values = values.setdefault(table, {})
+        if not isinstance(values, dict):
+            raise ConfigError(key, f"{table} is a value, not a table", "name a key of a table")
+    values[last] = value
+
+
+def _first_problem(config: type[BaseModel], error: ValidationError, source: str) -> ConfigError:
+    problem = error.errors(include_url=False, include_input=True)[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    subject = f"{key} in {source}" if key else source
+    if problem["type"] == "extra_forbidden":
+        return ConfigError(subject, "is not a key of this config", _did_you_mean(config, problem["loc"]))
+    if problem["type"] == "missing":
+        return ConfigError(subject, "is missing", "add it")
+    message = problem["msg"].removeprefix("Value error, ")
+    given = repr(problem["input"])
+    return ConfigError(
+        subject, message[0].lower() + message[1:], f"it is {given} now" if len(given) < 80 else "change it"
+    )
+
+
+def _did_you_mean(config: type[BaseModel], location: tuple[int | str, ...]) -> str:
+    section: Any = config
+    for part in location[:-1]:
+        section = section.model_fields[part].annotation
+    names = [field.alias or name for name, field in section.model_fields.items()]
+    close = difflib.get_close_matches(str(location[-1]), names, n=1)
+    return f"did you mean {close[0]}?" if close else f"the keys are {', '.join(names)}"

@@ -1,0 +1,83 @@
+"""Settings of jobs/learn.py and `l2c learn`."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from l2c_ray.config.base import JobConfig, Section
+
+
+class RunSection(Section):
+    """What the run is called and where it keeps its checkpoints."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")] | None = None
+    """A run of the same name goes on from its last checkpoint; without a name every run is a new one."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    experiment: Annotated[str, Field(min_length=1)] = "l2c"
+    """The MLflow experiment."""
+    storage: Annotated[str, Field(min_length=1)] | None = None
+    """Folder of all runs' checkpoints, on a disk that every node sees; `$L2C_HOME/runs` unless given."""
+
+
+class ModelSection(Section):
+    """Which model a schedule is learned for."""
+
+    name: Annotated[str, Field(min_length=1)]
+    checkpoint: Annotated[str, Field(min_length=1)] | None = None
+    """A folder in diffusers' layout, in place of the weights that ship in the package."""
+
+
+class SamplerSection(Section):
+    """Which trajectory a schedule is learned for."""
+
+    name: Annotated[str, Field(min_length=1)] = "ddim"
+    steps: Annotated[int, Field(ge=2, le=1000)] = 20
+    guidance_scale: Annotated[float, Field(ge=0)] = 1.5
+
+
+class RouterSection(Section):
+    """The router's loss and its threshold."""
+
+    sparsity_weight: Annotated[float, Field(ge=0, alias="lambda")]
+    theta: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Compute where the score is above this."""
+    initial_logit: float = 2.0
+
+
+class TrainingSection(Section):
+    """How long and how fast a router learns."""
+
+    iterations: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    """Images per worker and iteration."""
+    learning_rate: Annotated[float, Field(gt=0)] = 0.05
+    checkpoint_every: Annotated[int, Field(ge=1)] = 100
+    """Iterations between two checkpoints."""
+
+
+class ClusterSection(Section):
+    """What a run takes of the Ray cluster. Each worker gets a GPU when the cluster has any."""
+
+    workers: Annotated[int, Field(ge=1)] = 1
+    cpus_per_worker: Annotated[int, Field(ge=1)] = 1
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """Worker or node losses after which the run goes on from its last checkpoint."""
+
+
+class EvaluationSection(Section):
+    """The frontier protocol's size."""
+
+    images: Annotated[int, Field(ge=2)] = 512
+    batch_size: Annotated[int, Field(ge=1)] = 64
+
+
+class LearnConfig(JobConfig):
+    """Everything that determines a learned schedule."""
+
+    run: RunSection = RunSection()
+    model: ModelSection
+    sampler: SamplerSection = SamplerSection()
+    router: RouterSection
+    training: TrainingSection
+    cluster: ClusterSection = ClusterSection()
+    evaluation: EvaluationSection = EvaluationSection()

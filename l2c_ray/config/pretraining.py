@@ -1,0 +1,32 @@
+"""Settings of jobs/pretrain.py."""
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from l2c_ray.config.base import JobConfig
+
+
+class PretrainingConfig(JobConfig):
+    """A small DiT and how it is trained."""
+
+    name: Annotated[str, Field(min_length=1)]
+    seed: Annotated[int, Field(ge=0)] = 0
+    depth: Annotated[int, Field(ge=1)]
+    heads: Annotated[int, Field(ge=1)]
+    head_dim: Annotated[int, Field(ge=1)]
+    patch_size: Annotated[int, Field(ge=1)]
+    steps: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)]
+    learning_rate: Annotated[float, Field(gt=0)]
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)]
+    checkpoint_every: Annotated[int, Field(ge=1)] = 100
+    """Steps between two checkpoints that a resumed run can go on from."""
+
+    @model_validator(mode="after")
+    def _warms_up_before_the_end(self) -> Self:
+        if self.warmup_steps >= self.steps:
+            raise ValueError("warmup_steps must be less than steps")
+        return self

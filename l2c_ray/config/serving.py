@@ -1,0 +1,23 @@
+"""Settings of the Ray Serve application, given as `args` in its YAML config."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from l2c_ray.config.base import JobConfig
+
+
+class ServingConfig(JobConfig):
+    """What is served: a model under the schedule that holds an alias of the registry."""
+
+    model: Annotated[str, Field(min_length=1)]
+    sampler: Annotated[str, Field(min_length=1)] = "ddim"
+    steps: Annotated[int, Field(ge=2, le=1000)] = 20
+    alias: Annotated[str, Field(min_length=1)] = "champion"
+    refresh_seconds: Annotated[float, Field(gt=0)] = 10.0
+    """How often the alias is looked up again, so that a promotion needs no new deployment."""
+    max_images: Annotated[int, Field(ge=1)] = 64
+    """The most images of one request."""
+    replicas: Annotated[int, Field(ge=1)] = 1
+    cpus_per_replica: Annotated[float, Field(ge=0)] = 1.0
+    gpus_per_replica: Annotated[float, Field(ge=0)] = 0.0

@@ -1,0 +1,1 @@
+"""Data sets that routers and models learn from."""

@@ -1,0 +1,1 @@
+"""Ray: connecting to a cluster, learning on its workers, sampling on them, and the whole job."""

@@ -1,0 +1,46 @@
+"""Connecting to Ray, and asking whether the cluster is large enough before anything starts."""
+
+import os
+
+import ray
+
+from l2c_ray.config.learn import ClusterSection
+from l2c_ray.errors import ResourcesError, UnreachableError
+
+
+def connect() -> None:
+    """Joins the cluster that `$RAY_ADDRESS` names or that runs on this machine, or else starts one.
+
+    Raises:
+        UnreachableError: the cluster at `$RAY_ADDRESS` does not answer.
+    """
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    try:
+        ray.init(ignore_reinit_error=True, log_to_driver=False)
+    except ConnectionError as error:
+        address = os.environ.get("RAY_ADDRESS", "the local Ray cluster")
+        reason = str(error).splitlines()[0]
+        raise UnreachableError(address, f"Ray does not answer ({reason})", "start it or unset RAY_ADDRESS") from error
+
+
+def gpus_per_worker() -> int:
+    """One where the cluster has GPUs, else none."""
+    return 1 if ray.cluster_resources().get("GPU", 0) else 0
+
+
+def require(wanted: ClusterSection) -> None:
+    """Refuses a config that the cluster could never run.
+
+    Raises:
+        ResourcesError: names the key that asks for too much.
+    """
+    total = ray.cluster_resources()
+    needs = {"CPU": wanted.workers * wanted.cpus_per_worker, "GPU": wanted.workers * gpus_per_worker()}
+    for resource, needed in needs.items():
+        present = int(total.get(resource, 0))
+        if needed > present:
+            raise ResourcesError(
+                "cluster.workers",
+                f"{wanted.workers} workers need {needed} {resource}s, the cluster has {present}",
+                "lower cluster.workers or cluster.cpus_per_worker, or add nodes",
+            )

@@ -1,0 +1,60 @@
+"""Sampling the frontier protocol's images on the cluster: one actor a worker, each with its share of the images."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from torch import Tensor
+
+from l2c_ray.config.learn import LearnConfig
+from l2c_ray.distributed.cluster import gpus_per_worker
+from l2c_ray.evaluation.frontier import Candidate, Sampler
+from l2c_ray.models import zoo
+
+
+class ClusterSampler:
+    """A `SampleImages` over actors that keep the model. A context: the actors end with it."""
+
+    def __init__(self, config: LearnConfig) -> None:
+        needs = {"num_cpus": config.cluster.cpus_per_worker, "num_gpus": gpus_per_worker()}
+        actor = ray.remote(_ShardSampler).options(**needs)
+        values = config.model_dump(by_alias=True)
+        self._actors: list[Any] = [actor.remote(values) for _ in range(config.cluster.workers)]
+
+    def __enter__(self) -> "ClusterSampler":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for actor in self._actors:
+            ray.kill(actor)
+
+    def __call__(self, candidate: Candidate, labels: Sequence[int], seeds: Sequence[int]) -> tuple[Tensor, float]:
+        """All images in their own order, and the seconds summed over the actors."""
+        count = len(self._actors)
+        shares = ray.get(
+            [
+                actor.sample.remote(candidate, list(labels[rank::count]), list(seeds[rank::count]))
+                for rank, actor in enumerate(self._actors)
+                if len(labels) > rank
+            ]
+        )
+        images = torch.empty(len(labels), *shares[0][0].shape[1:])
+        for rank, (made, _) in enumerate(shares):
+            images[rank::count] = made
+        return images, sum(seconds for _, seconds in shares)
+
+
+class _ShardSampler:
+    """Runs on one worker."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        config = LearnConfig.parse(values, source="config")
+        checkpoint = Path(config.model.checkpoint) if config.model.checkpoint else None
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = zoo.load(config.model.name, checkpoint, device)
+        self._sample = Sampler(model, config.sampler.name, config.sampler.guidance_scale, config.evaluation.batch_size)
+
+    def sample(self, candidate: Candidate, labels: list[int], seeds: list[int]) -> tuple[Tensor, float]:
+        return self._sample(candidate, labels, seeds)

@@ -1,0 +1,107 @@
+"""Router learning as a Ray Train run: resumed by name, kept going through lost workers, stopped with a checkpoint."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, cast
+
+import ray
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchTrainer
+from torch import Tensor
+
+from l2c_ray.config.learn import LearnConfig
+from l2c_ray.distributed.cluster import gpus_per_worker
+from l2c_ray.distributed.mailbox import open_mailbox
+from l2c_ray.distributed.worker import STATE_FILE, Outcome, train_worker
+from l2c_ray.errors import LearningError, LearningStoppedError
+from l2c_ray.learning.learner import Progress
+from l2c_ray.storage.tensors import read_tensors
+
+_POLL_SECONDS = 0.5
+
+OnProgress = Callable[[list[Progress]], None]
+"""Called about twice a second with the iterations since the last call."""
+
+
+def train(config: LearnConfig, run_name: str, storage: Path, on_progress: OnProgress) -> Mapping[str, Tensor]:
+    """Learns on the cluster's workers and returns the learner's last state.
+
+    A run of this name under `storage` is gone on with from its last checkpoint. SIGTERM ends it with a checkpoint.
+
+    Raises:
+        LearningError: the loss was not finite, or more workers were lost than `cluster.max_failures`.
+        LearningStoppedError: it was asked to stop, and can be gone on with.
+    """
+    # A report waits for the controller's next poll, which is 2 s away unless told.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    mailbox = open_mailbox()
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"config": config.model_dump(by_alias=True), "mailbox": mailbox},
+        scaling_config=ScalingConfig(
+            num_workers=config.cluster.workers,
+            use_gpu=gpus_per_worker() > 0,
+            resources_per_worker={"CPU": config.cluster.cpus_per_worker, "GPU": gpus_per_worker()},
+        ),
+        run_config=RunConfig(
+            name=run_name,
+            storage_path=str(storage),
+            failure_config=FailureConfig(max_failures=config.cluster.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    try:
+        with _stops_on_sigterm(mailbox), _relayed(mailbox, on_progress):
+            result = trainer.fit()
+    except TrainingFailedError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise LearningError(f"run {run_name}", f"failed on a worker ({reason})", "see the job's logs") from error
+    outcome = cast(Outcome, result.return_value)
+    if outcome == "diverged":
+        raise LearningError(
+            f"run {run_name}",
+            "the loss is not finite",
+            "lower router.lambda or training.learning_rate, check the weights",
+        )
+    if outcome == "stopped":
+        raise LearningStoppedError(f"run {run_name}", "was stopped", f"go on with --set run.name={run_name}")
+    with result.checkpoint.as_directory() as folder:
+        return read_tensors(Path(folder, STATE_FILE))
+
+
+@contextmanager
+def _stops_on_sigterm(mailbox: Any) -> Iterator[None]:
+    """`ray job stop` sends SIGTERM and waits three seconds before it kills."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        mailbox.request_stop.remote()
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _relayed(mailbox: Any, on_progress: OnProgress) -> Iterator[None]:
+    """Hands the mailbox's progress on from a thread, since the main one waits for the run."""
+    over = threading.Event()
+
+    def relay() -> None:
+        while not over.wait(_POLL_SECONDS):
+            on_progress(ray.get(mailbox.take.remote()))
+        on_progress(ray.get(mailbox.take.remote()))
+
+    thread = threading.Thread(target=relay, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

@@ -1,0 +1,90 @@
+"""What every Ray Train worker runs: the learner on its own shard, gradients averaged, checkpoints from the first."""
+
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+from ray.train import Checkpoint
+from torch import Tensor
+
+from l2c_ray.config.learn import LearnConfig
+from l2c_ray.data import digits
+from l2c_ray.learning.learner import RouterLearner
+from l2c_ray.models import zoo
+from l2c_ray.sampling.solvers import make_solver
+from l2c_ray.storage.tensors import read_tensors, write_tensors
+
+STATE_FILE = "state.safetensors"
+
+Outcome = Literal["finished", "stopped", "diverged"]
+
+
+def train_worker(settings: dict[str, Any]) -> Outcome:
+    """Learns until the last iteration, a stop, or a loss that is not finite. All workers end at the same iteration.
+
+    `settings` holds the `config` as a dictionary and the `mailbox`.
+    """
+    config = LearnConfig.parse(settings["config"], source="config")
+    learner = _make_learner(config)
+    leads = ray.train.get_context().get_world_rank() == 0
+    mailbox = settings["mailbox"]
+    outcome: Outcome = "finished"
+    while not learner.done:
+        before = learner.iteration
+        progress = learner.step(_average)
+        if learner.iteration == before:
+            outcome = "diverged"
+            break
+        if _any_worker(leads and ray.get(mailbox.post.remote(progress))):
+            outcome = "stopped"
+            break
+        if learner.iteration % config.training.checkpoint_every == 0 and not learner.done:
+            _checkpoint(learner, leads)
+    _checkpoint(learner, leads)
+    return outcome
+
+
+def _make_learner(config: LearnConfig) -> RouterLearner:
+    context = ray.train.get_context()
+    device = ray.train.torch.get_device()
+    checkpoint = Path(config.model.checkpoint) if config.model.checkpoint else None
+    model = zoo.load(config.model.name, checkpoint, str(device))
+    solver = make_solver(config.sampler.name, config.sampler.steps, model.scheduler)
+    shard = digits.load().shard(context.get_world_rank(), context.get_world_size())
+    learner = RouterLearner(
+        config, model, solver, shard.images.to(device), shard.labels.to(device), context.get_world_rank()
+    )
+    latest = ray.train.get_checkpoint()
+    if latest:
+        with latest.as_directory() as folder:
+            learner.load_state(read_tensors(Path(folder, STATE_FILE)))
+    return learner
+
+
+def _checkpoint(learner: RouterLearner, leads: bool) -> None:
+    """The first worker's state to the run's storage; every worker waits until it is on its way."""
+    metrics = {"iteration": learner.iteration}
+    if not leads:
+        ray.train.report(metrics)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        write_tensors(Path(folder, STATE_FILE), learner.state())
+        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
+
+
+def _average(tensor: Tensor) -> Tensor:
+    if dist.is_initialized():
+        dist.all_reduce(tensor)
+        tensor /= dist.get_world_size()
+    return tensor
+
+
+def _any_worker(flag: bool) -> bool:
+    """Whether the flag is set on any worker."""
+    device = ray.train.torch.get_device()
+    return bool(_average(torch.tensor([float(flag)], device=device)).item() > 0)

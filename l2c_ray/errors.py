@@ -1,0 +1,64 @@
+"""One tree of typed errors: each names the field or file at fault, what is wrong and the way out."""
+
+
+class L2CError(Exception):
+    """Base of every error that this package raises on purpose.
+
+    Args:
+        subject: the config key, field, file or address at fault.
+        problem: what is wrong with it.
+        remedy: what the user can do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, subject: str, problem: str, remedy: str) -> None:
+        super().__init__(subject, problem, remedy)
+        self.subject = subject
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.problem}; {self.remedy}"
+
+
+class InvalidInputError(L2CError):
+    """What the user gave cannot be used; nothing was started (exit code 2)."""
+
+    exit_code = 2
+
+
+class ConfigError(InvalidInputError):
+    """A config key is unknown, missing or out of range."""
+
+
+class ScheduleError(InvalidInputError):
+    """A schedule is corrupt, foreign, or not made for this model and sampler."""
+
+
+class CheckpointError(InvalidInputError):
+    """Model weights are missing, corrupt or of another shape."""
+
+
+class StorageError(InvalidInputError):
+    """A folder cannot be read or written."""
+
+
+class ResourcesError(InvalidInputError):
+    """The cluster is too small for what the config asks."""
+
+
+class UnreachableError(L2CError):
+    """A server that the work needs does not answer."""
+
+
+class RegistryError(InvalidInputError):
+    """A registered model, version or alias does not exist or is not a schedule."""
+
+
+class LearningError(L2CError):
+    """Learning broke down while it ran, for instance with a non-finite loss."""
+
+
+class LearningStoppedError(L2CError):
+    """Learning was asked to stop and did so after its last checkpoint."""

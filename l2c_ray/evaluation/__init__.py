@@ -1,0 +1,1 @@
+"""Cost, error, Fréchet distance, the frontier protocol and plots."""

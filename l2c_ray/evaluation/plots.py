@@ -1,0 +1,80 @@
+"""Pictures of schedules, frontiers and images, as PNG bytes. People look before they read."""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from l2c_ray.caching.pipeline import to_pixels
+from l2c_ray.evaluation.frontier import Measurement
+from l2c_ray.schedule import Schedule
+
+
+def plot_schedule(schedule: Schedule, scores: Tensor | None = None) -> bytes:
+    """A heatmap of steps over units: the router's `scores` [steps, units] where known, framed where computed."""
+    steps, units = schedule.sampler.steps, len(schedule.model.units)
+    mask = np.array(schedule.compute)
+    figure = Figure(figsize=(2 + 0.32 * units, 1.8 + 0.27 * steps), layout="constrained")
+    axes = figure.subplots()
+    shown = axes.imshow(mask if scores is None else scores.numpy(), vmin=0, vmax=1, cmap="viridis", aspect="auto")
+    for step, unit in zip(*np.nonzero(mask == 0), strict=True):
+        axes.text(unit, step, "×", ha="center", va="center", color="white", fontsize=8)
+    axes.set_xticks(range(units), [_short_name(name) for name in schedule.model.units], rotation=90, fontsize=7)
+    axes.set_yticks(range(steps), [f"{step}" for step in range(steps)], fontsize=7)
+    axes.set_xlabel("unit (A attention, M MLP of each block)")
+    axes.set_ylabel("step (0 is the noisiest)")
+    axes.set_title(
+        f"{schedule.model.name}, {schedule.sampler.name} {steps} steps: "
+        f"{schedule.compute_share:.0%} of the compute (× = reused)"
+    )
+    figure.colorbar(shown, label="computed" if scores is None else "router score")
+    return _png(figure)
+
+
+def plot_frontier(measurements: Sequence[Measurement]) -> bytes:
+    """Error over compute share, on a logarithmic axis; the full run, whose error is zero, is left out."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for measurement in measurements:
+        if measurement.mse > 0:
+            axes.scatter(measurement.compute_share, measurement.mse, s=60)
+            axes.annotate(
+                measurement.name,
+                (measurement.compute_share, measurement.mse),
+                textcoords="offset points",
+                xytext=(8, 4),
+                fontsize=9,
+            )
+    axes.set_yscale("log")
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("compute share (multiply-accumulates, full run = 1)")
+    axes.set_ylabel("mean squared error to the full run")
+    axes.grid(visible=True, which="both", alpha=0.3)
+    return _png(figure)
+
+
+def plot_images(rows: Sequence[tuple[str, Tensor]]) -> bytes:
+    """Rows of images [n, 1, height, width] in [-1, 1] under one another, each with its title."""
+    columns = max(len(images) for _, images in rows)
+    figure = Figure(figsize=(1.2 + 0.7 * columns, 0.5 + 0.95 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for axes_row, (title, images) in zip(grid, rows, strict=True):
+        for axes in axes_row:
+            axes.set_axis_off()
+        for axes, image in zip(axes_row, to_pixels(images), strict=False):
+            axes.imshow(image[0].numpy(), cmap="gray", vmin=0, vmax=255)
+        axes_row[0].set_title(title, loc="left", fontsize=9)
+    return _png(figure)
+
+
+def _short_name(unit: str) -> str:
+    _, block, kind = unit.split(".")
+    return f"{kind[0].upper()}{block}"
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""Routers, their objectives and training loops on one worker, in plain torch."""

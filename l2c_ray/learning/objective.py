@@ -1,0 +1,63 @@
+"""The paper's objective: at neighbouring steps, a blend of fresh and cached is to match the full evaluation."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from l2c_ray.models.base import Branch, CacheableTransformer, compute_all
+from l2c_ray.sampling.solver import Solver
+
+
+def record(outputs: dict[int, Tensor]) -> Branch:
+    """Computes every unit and keeps its output: the cache of the evaluation after."""
+
+    def branch(unit: int, compute: Callable[[], Tensor]) -> Tensor:
+        outputs[unit] = compute()
+        return outputs[unit]
+
+    return branch
+
+
+def interpolate(scores: Tensor, cache: dict[int, Tensor]) -> Branch:
+    """Blends each unit as score * fresh + (1 - score) * cached, differentiable in `scores` [units]."""
+
+    def branch(unit: int, compute: Callable[[], Tensor]) -> Tensor:
+        return torch.lerp(cache[unit], compute(), scores[unit])
+
+    return branch
+
+
+def pair_error(
+    model: CacheableTransformer,
+    solver: Solver,
+    cache_step: int,
+    scores: Tensor,
+    clean: Tensor,
+    noise: Tensor,
+    labels: Tensor,
+) -> Tensor:
+    """Mean squared error of the blended evaluation at `cache_step` to the full one, a scalar with a graph to `scores`.
+
+    The step before is evaluated in full on the noised data, which fills the cache; the solver steps on; there the
+    teacher evaluates in full, outside the graph, and the student with the blend. No guidance, as in the paper.
+
+    Args:
+        cache_step: 1..steps-1.
+        scores: [units] in [0, 1].
+        clean: data [batch, channels, height, width] with `noise` of its shape and `labels` [batch].
+    """
+    before = cache_step - 1
+    cache: dict[int, Tensor] = {}
+    with torch.no_grad():
+        sample = solver.add_noise(clean, noise, before)
+        output = model(sample, _times(solver, before, labels), labels, record(cache))
+        sample = solver.advance(before, sample, output)
+        teacher = model(sample, _times(solver, cache_step, labels), labels, compute_all)
+    student = model(sample, _times(solver, cache_step, labels), labels, interpolate(scores, cache))
+    return F.mse_loss(student, teacher)
+
+
+def _times(solver: Solver, step: int, labels: Tensor) -> Tensor:
+    return torch.full((len(labels),), solver.timesteps[step], device=labels.device)

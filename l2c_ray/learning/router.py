@@ -1,0 +1,49 @@
+"""The router: one logit for every unit at every step that may reuse (L2C, arXiv 2406.01733, section 3.3)."""
+
+import torch
+from torch import Tensor, nn
+
+from l2c_ray.schedule import Mask
+
+
+class Router(nn.Module):
+    """Input-invariant and timestep-variant: its scores depend on the step alone.
+
+    As in the paper, every other step may reuse: steps 0, 2, 4, ... compute all units and refresh the cache of
+    the step after them. Each row of logits is a parameter of its own, so that an optimizer with momentum leaves
+    the rows alone that an iteration did not touch.
+    """
+
+    def __init__(self, steps: int, units: int, initial_logit: float) -> None:
+        super().__init__()
+        self.steps = steps
+        self.units = units
+        self.cache_steps = tuple(range(1, steps, 2))
+        self._rows = nn.ParameterDict(
+            {str(step): nn.Parameter(torch.full((units,), initial_logit)) for step in self.cache_steps}
+        )
+
+    def row(self, step: int) -> nn.Parameter:
+        """The logits [units] of a cache step."""
+        row: nn.Parameter = self._rows[str(step)]
+        return row
+
+    def scores(self, step: int) -> Tensor:
+        """Beta = sigmoid(logit) in (0, 1), [units]: how much of each unit is computed at a cache step."""
+        return torch.sigmoid(self.row(step))
+
+    @torch.no_grad()
+    def score_table(self) -> Tensor:
+        """Scores of all steps [steps, units]; 1 where a step always computes."""
+        table = torch.ones(self.steps, self.units)
+        for step in self.cache_steps:
+            table[step] = self.scores(step)
+        return table
+
+    def threshold(self, theta: float) -> Mask:
+        """The static graph: compute where the score is above theta, and at every step that may not reuse."""
+        table = self.score_table()
+        return tuple(
+            tuple(int(step not in self.cache_steps or score > theta) for score in table[step].tolist())
+            for step in range(self.steps)
+        )

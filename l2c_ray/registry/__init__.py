@@ -1,0 +1,1 @@
+"""MLflow: runs, and schedules as versions of registered models."""

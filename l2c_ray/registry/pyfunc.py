@@ -1,0 +1,40 @@
+"""What MLflow loads a registered schedule as: a function from (label, seed) to images. Named by `loader_module`."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+
+from l2c_ray.caching.pipeline import Pipeline, to_pixels
+from l2c_ray.models import zoo
+from l2c_ray.sampling.solvers import make_solver
+from l2c_ray.schedule import Schedule
+from l2c_ray.storage.files import read_text
+
+
+class ScheduledModel:
+    """The embedded model of a schedule, run by it."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+        model = zoo.load(schedule.model.name)
+        solver = make_solver(schedule.sampler.name, schedule.sampler.steps, model.scheduler)
+        self._pipeline = Pipeline(model, solver, schedule.sampler.guidance_scale)
+
+    def predict(self, model_input: pd.DataFrame) -> np.ndarray:
+        """Images [n, channels, height, width], uint8, for the rows' columns `label` and `seed`."""
+        labels, seeds = model_input["label"].tolist(), model_input["seed"].tolist()
+        return to_pixels(self._pipeline.generate(labels, seeds, self.schedule)).numpy()
+
+
+def signature(image_shape: tuple[int, int, int]) -> ModelSignature:
+    """Of `ScheduledModel.predict`."""
+    inputs = Schema([ColSpec(DataType.long, "label"), ColSpec(DataType.long, "seed")])
+    return ModelSignature(inputs, Schema([TensorSpec(np.dtype(np.uint8), (-1, *image_shape))]))
+
+
+def _load_pyfunc(data_path: str) -> ScheduledModel:
+    """MLflow's entry point; `data_path` is the schedule's file."""
+    return ScheduledModel(Schedule.from_json(read_text(Path(data_path)), source=data_path))

@@ -1,0 +1,114 @@
+"""The MLflow server in use, and one run on it."""
+
+import os
+import socket
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from l2c_ray.errors import UnreachableError
+from l2c_ray.storage.files import home, make_writable
+
+RUN_NAME_TAG = "l2c.run"
+
+RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
+
+_DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306}
+_CONNECT_SECONDS = 5
+
+
+def tracking_uri() -> str:
+    """`$MLFLOW_TRACKING_URI`, or a sqlite file under the home folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+
+
+def connect() -> MlflowClient:
+    """A client of the tracking server, which has answered once.
+
+    Raises:
+        UnreachableError: it does not answer.
+        StorageError: the folder of a sqlite file cannot be written.
+    """
+    uri = tracking_uri()
+    address = urlsplit(uri)
+    if address.scheme == "sqlite":
+        make_writable(Path(address.path[1:]).parent)
+    try:
+        if address.hostname:
+            # MLflow retries for minutes; a closed port is known at once.
+            port = address.port or _DEFAULT_PORTS.get(address.scheme.split("+")[0], 80)
+            socket.create_connection((address.hostname, port), timeout=_CONNECT_SECONDS).close()
+        mlflow.set_tracking_uri(uri)
+        client = MlflowClient(uri)
+        client.search_experiments(max_results=1)
+    except (OSError, MlflowException) as error:
+        reason = str(error).splitlines()[0]
+        raise UnreachableError(
+            _without_password(uri),
+            f"the tracking server does not answer ({reason})",
+            "start it or set MLFLOW_TRACKING_URI",
+        ) from error
+    return client
+
+
+class TrackedRun:
+    """One MLflow run. A run of the same name in the same experiment is gone on with, not doubled."""
+
+    def __init__(self, client: MlflowClient, experiment: str, name: str, config: Mapping[str, Any]) -> None:
+        self._client = client
+        experiment_id = _experiment_id(client, experiment)
+        found = client.search_runs([experiment_id], f"tags.`{RUN_NAME_TAG}` = '{name}'", max_results=1)
+        if found:
+            self.id: str = found[0].info.run_id
+            client.update_run(self.id, status="RUNNING")
+        else:
+            run = client.create_run(experiment_id, run_name=name, tags={RUN_NAME_TAG: name})
+            self.id = run.info.run_id
+            params = [Param(key, str(value)) for key, value in _flatten(config).items()]
+            client.log_batch(self.id, params=params)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int, timestamp_ms: int) -> None:
+        values = [Metric(name, value, timestamp_ms, step) for name, value in metrics.items()]
+        self._client.log_batch(self.id, metrics=values)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        self._client.log_batch(self.id, tags=[RunTag(name, value) for name, value in tags.items()])
+
+    def log_file(self, name: str, content: bytes) -> None:
+        """Adds an artifact."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, name)
+            path.write_bytes(content)
+            self._client.log_artifact(self.id, str(path))
+
+    def end(self, status: RunStatus) -> None:
+        self._client.set_terminated(self.id, status)
+
+
+def _experiment_id(client: MlflowClient, name: str) -> str:
+    experiment = client.get_experiment_by_name(name)
+    if experiment:
+        return str(experiment.experiment_id)
+    # On a database without a server MLflow would put artifacts into the current folder, which a job loses.
+    local = not tracking_uri().startswith("http")
+    artifacts = (home() / "artifacts" / name).as_uri() if local else None
+    return str(client.create_experiment(name, artifact_location=artifacts))
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
+
+
+def _without_password(uri: str) -> str:
+    password = urlsplit(uri).password
+    return uri.replace(f":{password}@", ":***@") if password else uri

@@ -1,0 +1,1 @@
+"""Solvers, guidance, and the one sampling loop that every caller uses."""

@@ -1,0 +1,60 @@
+"""The sampling loop: noise in, images out, with whatever branch runs the units of each step."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from l2c_ray.models.base import Branch, CacheableTransformer, compute_all
+from l2c_ray.sampling.solver import Solver
+
+BranchOfStep = Callable[[int], Branch]
+"""Gives the branch that runs the units of step k; asked once for each step, in order."""
+
+
+def full_run(step: int) -> Branch:
+    """Computes every unit at every step."""
+    return compute_all
+
+
+def noise_from_seeds(seeds: Sequence[int], image_shape: tuple[int, int, int]) -> Tensor:
+    """Standard normal noise [len(seeds), *image_shape]: row i depends on seed i alone, not on the batch."""
+    rows = [torch.randn(image_shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.stack(rows)
+
+
+def evaluate_guided(
+    model: CacheableTransformer, sample: Tensor, timestep: float, labels: Tensor, guidance_scale: float, branch: Branch
+) -> Tensor:
+    """One evaluation with classifier-free guidance (arXiv 2207.12598): uncond + scale * (cond - uncond).
+
+    Both halves run as one batch, so that a unit's cached value covers both. A scale of 1 needs no second half.
+    """
+    if guidance_scale == 1:
+        return model(sample, _times(timestep, sample), labels, branch)  # type: ignore[no-any-return]
+    doubled = torch.cat([sample, sample])
+    both_labels = torch.cat([labels, torch.full_like(labels, model.null_label)])
+    conditional, unconditional = model(doubled, _times(timestep, doubled), both_labels, branch).chunk(2)
+    guided: Tensor = unconditional + guidance_scale * (conditional - unconditional)
+    return guided
+
+
+@torch.inference_mode()
+def sample_images(
+    model: CacheableTransformer,
+    solver: Solver,
+    noise: Tensor,
+    labels: Tensor,
+    guidance_scale: float,
+    branch_of_step: BranchOfStep = full_run,
+) -> Tensor:
+    """Runs the solver from `noise` [batch, *image_shape] under `labels` [batch] to clean samples of that shape."""
+    sample = noise
+    for step, timestep in enumerate(solver.timesteps):
+        output = evaluate_guided(model, sample, timestep, labels, guidance_scale, branch_of_step(step))
+        sample = solver.advance(step, sample, output)
+    return sample
+
+
+def _times(timestep: float, sample: Tensor) -> Tensor:
+    return torch.full((len(sample),), timestep, device=sample.device)

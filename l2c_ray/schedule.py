@@ -1,0 +1,210 @@
+"""The artifact: which units are computed at which step, for which model and sampler, and where that came from.
+
+A schedule is strict JSON. Whatever does not fit (an unknown field, a wrong shape, a reuse at step 0, a wrong
+hash, another format version) is refused with an error that names the field.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from l2c_ray.errors import ScheduleError
+
+FORMAT = "l2c-schedule/1"
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Mask = tuple[tuple[int, ...], ...]
+"""[steps][units] of 0 (reuse) and 1 (compute)."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class ModelIdentity(_Part):
+    """The model that a schedule was made for."""
+
+    name: str
+    family: str
+    depth: Annotated[int, Field(ge=1)]
+    units: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Names in the order of a forward pass."""
+    weights_sha256: Sha256
+
+
+class SamplerIdentity(_Part):
+    """The sampler that a schedule was made for."""
+
+    name: str
+    order: Annotated[int, Field(ge=1)]
+    steps: Annotated[int, Field(ge=1)]
+    timesteps: tuple[float, ...]
+    """The model's timestep at each step, noisiest first."""
+    guidance_scale: Annotated[float, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _one_timestep_a_step(self) -> Self:
+        if len(self.timesteps) != self.steps:
+            raise ValueError(f"timesteps has {len(self.timesteps)} values for {self.steps} steps")
+        return self
+
+
+class Provenance(_Part):
+    """The policy that made a schedule, with the settings that make it again."""
+
+    policy: str
+    """For instance `learned` or `fixed-interval`."""
+    settings: dict[str, str | int | float | bool]
+    git_commit: str | None = None
+
+
+class Cost(_Part):
+    """Multiply-accumulates of one image's whole trajectory, guidance left out (it doubles both)."""
+
+    count: Literal["layers+attention"]
+    """Which operations count: linear and convolution layers, and the two products inside attention."""
+    full: Annotated[int, Field(gt=0)]
+    cached: Annotated[int, Field(gt=0)]
+
+    @property
+    def compute_share(self) -> float:
+        """Cached over full, in (0, 1]."""
+        return self.cached / self.full
+
+
+class Quality(_Part):
+    """What was measured with the schedule, and how."""
+
+    protocol: str
+    metrics: dict[str, float]
+
+
+class Schedule(_Part):
+    """A static table of compute and reuse, the same for every input. Step 0 computes every unit."""
+
+    format: Literal["l2c-schedule/1"]
+    model: ModelIdentity
+    sampler: SamplerIdentity
+    compute: Mask
+    provenance: Provenance
+    cost: Cost
+    quality: Quality | None = None
+    sha256: Sha256
+    """Of the canonical JSON of every other field."""
+
+    @field_validator("compute")
+    @classmethod
+    def _binary_and_computed_at_first(cls, mask: Mask) -> Mask:
+        for step, row in enumerate(mask):
+            if not set(row) <= {0, 1}:
+                raise ValueError(f"step {step} holds a value other than 0 and 1")
+        if mask and not all(mask[0]):
+            raise ValueError(f"step 0 reuses unit {mask[0].index(0)}, but there is nothing yet to reuse")
+        return mask
+
+    @model_validator(mode="after")
+    def _mask_fits_model_and_sampler(self) -> Self:
+        steps, units = self.sampler.steps, len(self.model.units)
+        if len(self.compute) != steps:
+            raise ValueError(f"compute has {len(self.compute)} rows for {steps} steps")
+        for step, row in enumerate(self.compute):
+            if len(row) != units:
+                raise ValueError(f"compute has {len(row)} values at step {step} for {units} units")
+        if self.sha256 != _digest(self.model_dump(mode="json")):
+            raise ValueError("sha256 does not match the content")
+        return self
+
+    @classmethod
+    def create(
+        cls,
+        model: ModelIdentity,
+        sampler: SamplerIdentity,
+        compute: Mask,
+        provenance: Provenance,
+        cost: Cost,
+        quality: Quality | None = None,
+    ) -> Self:
+        """A schedule with its hash.
+
+        Raises:
+            ScheduleError: the mask is not binary, has another shape than steps x units, or reuses at step 0.
+        """
+        parts = {"model": model, "sampler": sampler, "provenance": provenance, "cost": cost, "quality": quality}
+        content: dict[str, Any] = {name: part and part.model_dump(mode="json") for name, part in parts.items()}
+        content |= {"format": FORMAT, "compute": compute}
+        return cls._validated(json.dumps(content | {"sha256": _digest(content)}), source="new schedule")
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> Self:
+        """The schedule written in `text`; `source` (a file or a version) is named in errors.
+
+        Raises:
+            ScheduleError: anything about it is unknown, missing, out of range, inconsistent, or changed since it
+                was written.
+        """
+        return cls._validated(text, source)
+
+    @classmethod
+    def _validated(cls, text: str, source: str) -> Self:
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise _first_problem(error, source) from error
+
+    def to_json(self) -> str:
+        """Canonical JSON; the same schedule always gives the same text."""
+        return _canonical(self.model_dump(mode="json")) + "\n"
+
+    def with_quality(self, quality: Quality) -> Self:
+        """The same schedule with what was measured, under a new hash."""
+        return self.create(self.model, self.sampler, self.compute, self.provenance, self.cost, quality)
+
+    def require(self, model: ModelIdentity, sampler: SamplerIdentity) -> None:
+        """Refuses a model or sampler that the schedule was not made for.
+
+        Raises:
+            ScheduleError: names the first field that differs.
+        """
+        for part, wanted, given in (("model", self.model, model), ("sampler", self.sampler, sampler)):
+            for name in type(wanted).model_fields:
+                made_for, found = getattr(wanted, name), getattr(given, name)
+                if made_for != found:
+                    raise ScheduleError(
+                        f"{part}.{name}",
+                        f"the schedule was made for {_short(made_for)}, not {_short(found)}",
+                        "use a schedule learned for this model and sampler",
+                    )
+
+    @property
+    def compute_share(self) -> float:
+        """Share of the full run's multiply-accumulates that is computed, in (0, 1]."""
+        return self.cost.compute_share
+
+    def computed_units(self) -> int:
+        """Number of ones in the mask."""
+        return sum(map(sum, self.compute))
+
+
+def _canonical(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    hashed = {name: value for name, value in content.items() if name != "sha256"}
+    return hashlib.sha256(_canonical(hashed).encode()).hexdigest()
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _first_problem(error: ValidationError, source: str) -> ScheduleError:
+    problem = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in problem["loc"])
+    message = problem["msg"].removeprefix("Value error, ")
+    subject = f"{field} in {source}" if field else source
+    return ScheduleError(subject, message[0].lower() + message[1:], "take an unchanged schedule of this version")

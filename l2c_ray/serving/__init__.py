@@ -1,0 +1,1 @@
+"""Images over HTTP: request schema, engine, and the Ray Serve application."""
