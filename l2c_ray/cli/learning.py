@@ -32,7 +32,8 @@ def learn_and_report(config: LearnConfig, as_json: bool) -> None:
     console.print(frontier_table(result.measurements))
     version = result.version
     aliases = f" ({', '.join(version.aliases)})" if version.aliases else ""
-    console.print(f"registered as {version.name} version {version.version}{aliases}, sha256 {version.sha256}")
+    console.print(f"registered as {version.name} version {version.version}{aliases}", soft_wrap=True)
+    console.print(f"sha256 {version.sha256}", soft_wrap=True)
 
 
 def _as_dict(result: LearnResult) -> dict[str, object]:

@@ -66,7 +66,7 @@ def frontier_table(measurements: list[Measurement]) -> Table:
             f"{row.compute_share:.3f}",
             f"{row.speedup:.2f}x",
             f"{row.mse:.2e}",
-            f"{row.psnr:.1f} dB",
+            "-" if row.psnr is None else f"{row.psnr:.1f} dB",
             f"{row.frechet_to_full:.3f}",
             f"{row.frechet_to_real:.2f}",
         )

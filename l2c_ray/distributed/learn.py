@@ -2,7 +2,6 @@
 
 import json
 import math
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -157,10 +156,7 @@ def _train_router(
     on_progress: Callable[[Progress], None],
 ) -> Router:
     def relay(news: list[Progress]) -> None:
-        for progress in news:
-            metrics = {"error": progress.error, "loss": progress.loss, "mean_score": progress.mean_score}
-            if all(map(math.isfinite, metrics.values())):
-                run.log_metrics(metrics, progress.iteration, int(time.time() * 1000))
+        run.log_metrics({progress.iteration: _finite_metrics(progress) for progress in news})
         if news:
             on_progress(news[-1])
 
@@ -168,6 +164,11 @@ def _train_router(
     router = Router(pipeline.solver.steps, len(pipeline.model.units), config.router.initial_logit)
     unpack_module(state, router)
     return router
+
+
+def _finite_metrics(progress: Progress) -> dict[str, float]:
+    metrics = {"error": progress.error, "loss": progress.loss, "mean_score": progress.mean_score}
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 def _measure(config: LearnConfig, pipeline: Pipeline, schedule: Schedule) -> list[Measurement]:
@@ -181,7 +182,7 @@ def _measure(config: LearnConfig, pipeline: Pipeline, schedule: Schedule) -> lis
 def _log_results(run: TrackedRun, schedule: Schedule, scores: Tensor, measurements: list[Measurement]) -> None:
     learned = measurements[1]
     metrics = {"compute_share": learned.compute_share, "speedup": learned.speedup, "mse": learned.mse}
-    run.log_metrics(metrics, step=0, timestamp_ms=int(time.time() * 1000))
+    run.log_metrics({0: metrics})
     run.log_file(SCHEDULE_FILE, schedule.to_json().encode())
     run.log_file(HEATMAP_FILE, plot_schedule(schedule, scores))
     run.log_file(FRONTIER_FILE, plot_frontier(measurements))

@@ -4,7 +4,6 @@ Image i has label i mod the number of classes and seed 10000 + i. Every candidat
 is measured against the full run's.
 """
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -47,8 +46,8 @@ class Measurement:
     """Seconds of the full run over these."""
     mse: float
     """To the full run's images, in [-1, 1]."""
-    psnr: float
-    """In dB, of that error."""
+    psnr: float | None
+    """In dB, of that error; None where it is zero."""
     frechet_to_full: float
     frechet_to_real: float
 
@@ -57,9 +56,13 @@ class Measurement:
 
     def quality(self, images: int) -> Quality:
         """What goes into a schedule's file: what does not depend on the machine's speed, to six digits."""
-        metrics = {"mse": self.mse, "psnr": self.psnr, "frechet_to_full": self.frechet_to_full}
-        metrics["frechet_to_real"] = self.frechet_to_real
-        rounded = {name: float(f"{value:.6g}") for name, value in metrics.items() if math.isfinite(value)}
+        metrics = {
+            "mse": self.mse,
+            "psnr": self.psnr,
+            "frechet_to_full": self.frechet_to_full,
+            "frechet_to_real": self.frechet_to_real,
+        }
+        rounded = {name: float(f"{value:.6g}") for name, value in metrics.items() if value is not None}
         return Quality(protocol=f"{PROTOCOL} images={images}", metrics=rounded)
 
 

@@ -1,6 +1,7 @@
 """How far images are from the full run's, and how far both are from real ones."""
 
-import torch
+import math
+
 from torch import Tensor
 from torchmetrics.image.fid import FrechetInceptionDistance
 
@@ -14,9 +15,9 @@ def mean_squared_error(images: Tensor, reference: Tensor) -> float:
     return (images.double() - reference.double()).square().mean().item()
 
 
-def peak_signal_to_noise(error: float) -> float:
-    """PSNR in dB of a mean squared error on images in [-1, 1]; infinite at error 0."""
-    return float("inf") if error == 0 else 10 * torch.log10(torch.tensor(_PEAK_TO_PEAK**2 / error)).item()
+def peak_signal_to_noise(error: float) -> float | None:
+    """PSNR in dB of a mean squared error on images in [-1, 1]; None at error 0, where it has no bound."""
+    return 10 * math.log10(_PEAK_TO_PEAK**2 / error) if error else None
 
 
 def frechet_distance(images: Tensor, reference: Tensor) -> float:
@@ -24,4 +25,5 @@ def frechet_distance(images: Tensor, reference: Tensor) -> float:
     metric = FrechetInceptionDistance(feature=classifier.load(), normalize=True)
     metric.update(reference, real=True)
     metric.update(images, real=False)
-    return float(metric.compute())
+    # Rounding can take the distance of a set to itself below zero.
+    return max(0.0, float(metric.compute()))

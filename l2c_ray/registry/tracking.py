@@ -3,6 +3,7 @@
 import os
 import socket
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,7 @@ from urllib.parse import urlsplit
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
 from l2c_ray.errors import UnreachableError
@@ -22,6 +23,7 @@ RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
 _DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306}
 _CONNECT_SECONDS = 5
+_METRICS_A_CALL = 1000
 
 
 def tracking_uri() -> str:
@@ -74,12 +76,12 @@ class TrackedRun:
             params = [Param(key, str(value)) for key, value in _flatten(config).items()]
             client.log_batch(self.id, params=params)
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int, timestamp_ms: int) -> None:
-        values = [Metric(name, value, timestamp_ms, step) for name, value in metrics.items()]
-        self._client.log_batch(self.id, metrics=values)
-
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        self._client.log_batch(self.id, tags=[RunTag(name, value) for name, value in tags.items()])
+    def log_metrics(self, points: Mapping[int, Mapping[str, float]]) -> None:
+        """Adds metrics by step, in as few calls as MLflow allows."""
+        now = int(time.time() * 1000)
+        metrics = [Metric(name, value, now, step) for step, values in points.items() for name, value in values.items()]
+        for start in range(0, len(metrics), _METRICS_A_CALL):
+            self._client.log_batch(self.id, metrics=metrics[start : start + _METRICS_A_CALL])
 
     def log_file(self, name: str, content: bytes) -> None:
         """Adds an artifact."""

@@ -1,0 +1,105 @@
+"""How integration tests reach a real Ray head: the ways that a user has."""
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from mlflow import MlflowClient
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+from l2c_ray.distributed import local_head
+from l2c_ray.distributed.local_head import LocalHead
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DIGITS = REPOSITORY / "jobs" / "configs" / "digits.toml"
+
+# Small enough to take seconds, large enough that the router still moves.
+SMALL = (
+    "training.iterations=40",
+    "training.batch_size=4",
+    "training.checkpoint_every=10",
+    "training.learning_rate=0.3",
+    "evaluation.images=16",
+)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The head, and the ways in which a user reaches it."""
+
+    head: LocalHead
+    home: Path
+
+    def environment(self) -> dict[str, str]:
+        variables = local_head.environment() | {"L2C_HOME": str(self.home), "RAY_ADDRESS": self.gcs_address}
+        variables.pop("MLFLOW_TRACKING_URI", None)
+        return variables
+
+    @property
+    def gcs_address(self) -> str:
+        return (Path(self.head.temp_dir) / "ray_current_cluster").read_text().strip()
+
+    @property
+    def mlflow(self) -> MlflowClient:
+        return MlflowClient(f"sqlite:///{self.home / 'mlflow.db'}")
+
+    @property
+    def jobs(self) -> JobSubmissionClient:
+        return JobSubmissionClient(self.head.dashboard_url)
+
+    def l2c(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Runs the command on this cluster."""
+        return subprocess.run(
+            ["l2c", *arguments],
+            env=self.environment() | variables,
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    def learn(self, *overrides: str, small: tuple[str, ...] = SMALL) -> dict[str, Any]:
+        """`l2c learn` on a small config; its JSON."""
+        done = self.l2c("learn", str(DIGITS), "--json", *set_options(*small, *overrides))
+        assert done.returncode == 0, done.stderr
+        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return answer
+
+    def submit(self, *entrypoint: str) -> str:
+        """`ray job submit --working-dir . --no-wait -- ENTRYPOINT` in the repository; the job's id."""
+        command = ["ray", "job", "submit", "--address", self.head.dashboard_url, "--working-dir", ".", "--no-wait"]
+        before = {job.submission_id for job in self.jobs.list_jobs()}
+        subprocess.run(
+            [*command, "--", *entrypoint], cwd=REPOSITORY, env=self.environment(), check=True, capture_output=True
+        )
+        (new,) = {job.submission_id for job in self.jobs.list_jobs()} - before
+        assert new
+        return new
+
+    def wait_for_job(self, job: str, timeout: float = 240) -> tuple[JobStatus, str]:
+        """The job's end and its log."""
+        wait_until(lambda: self.jobs.get_job_status(job).is_terminal(), timeout)
+        return self.jobs.get_job_status(job), self.jobs.get_job_logs(job)
+
+    def train_workers(self) -> list[psutil.Process]:
+        """The processes of the Ray Train workers that run now."""
+        return [process for process in local_head.processes(self.head.id) if "RayTrainWorker" in process.name()]
+
+    def checkpoints(self, run_name: str) -> list[Path]:
+        return sorted((self.home / "runs" / run_name).glob("checkpoint_*/state.safetensors"))
+
+
+def set_options(*overrides: str) -> list[str]:
+    return [part for override in overrides for part in ("--set", override)]
+
+
+def wait_until(holds: Callable[[], bool], timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    while not holds():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.1)
