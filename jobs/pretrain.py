@@ -25,7 +25,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         config = PretrainingConfig.read(arguments.config, arguments.set)
-        scheduler = DDIMScheduler(timestep_spacing="linspace", clip_sample=False)
+        scheduler = DDIMScheduler(timestep_spacing="trailing", clip_sample=False)
         loss, model = pretrain(config, scheduler)
         command = f"python jobs/pretrain.py --config {arguments.config} --out {arguments.out}"
         print(write_model_folder(arguments.out, model, scheduler, config, loss, command))

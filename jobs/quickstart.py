@@ -95,7 +95,7 @@ def wait_for_models(head: LocalHead) -> list[dict[str, Any]]:
             answer = requests.get(f"{head.serve_url}/v1/models", timeout=10)
             if answer.ok:
                 return answer.json()["data"]
-        except requests.ConnectionError:
+        except (requests.ConnectionError, requests.Timeout):
             pass
         time.sleep(1)
     raise UnreachableError(head.serve_url, "the endpoint did not come up", f"see serve status and {head.dashboard_url}")

@@ -14,7 +14,6 @@ def connect() -> None:
     Raises:
         UnreachableError: the cluster at `$RAY_ADDRESS` does not answer.
     """
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         ray.init(ignore_reinit_error=True, log_to_driver=False)
     except ConnectionError as error:

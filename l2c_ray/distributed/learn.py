@@ -85,9 +85,18 @@ def learn(
         provenance = Provenance(policy=LEARNED, settings=_settings(config), git_commit=git_commit())
         schedule = make_schedule(pipeline, router.threshold(config.router.theta), provenance)
         measurements = _measure(config, pipeline, schedule)
-        schedule = schedule.with_quality(measurements[1].quality(config.evaluation.images))
+        _, learned, fewer_steps, _ = measurements
+        schedule = schedule.with_quality(learned.quality(config.evaluation.images))
         _log_results(run, schedule, router.score_table(), measurements)
-        version = register(client, schedule, run.id, pipeline.model.image_shape, {"run": name})
+        version = register(
+            client,
+            schedule,
+            run.id,
+            pipeline.model.image_shape,
+            tags={"run": name, "speedup": f"{learned.speedup:.3f}"},
+            # Whoever wants this much compute can have it without a schedule.
+            worth_serving=learned.mse < fewer_steps.mse,
+        )
     return LearnResult(name, run.id, schedule, version, measurements)
 
 

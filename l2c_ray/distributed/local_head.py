@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -46,6 +47,10 @@ class LocalHead:
     @property
     def serve_url(self) -> str:
         return f"http://127.0.0.1:{self.serve_port}"
+
+    def jobs(self) -> JobSubmissionClient:
+        """A client for submitting jobs, which this process's own environment need not authenticate."""
+        return JobSubmissionClient(self.dashboard_url, headers={"Authorization": f"Bearer {_token()}"})
 
     @property
     def alive(self) -> bool:
@@ -92,7 +97,7 @@ def start() -> LocalHead:
     # Two workers are what the shipped configs ask for, also where a machine has one core.
     command += [f"--num-cpus={max(2, os.cpu_count() or 2)}", f"--temp-dir={temp_dir}", "--disable-usage-stats"]
     variables = environment() | {_MARK: identity}
-    _ensure_token(variables)
+    _token()
     with log.open("w") as output:
         process = subprocess.Popen(command, env=variables, stdout=output, stderr=output, start_new_session=True)
     head = LocalHead(identity, process.pid, dashboard, serve, temp_dir)
@@ -126,7 +131,7 @@ def _takes_jobs(head: LocalHead, process: subprocess.Popen[bytes]) -> bool:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            JobSubmissionClient(head.dashboard_url).list_jobs()
+            head.jobs().list_jobs()
         except (ConnectionError, RuntimeError):
             time.sleep(0.5)
         else:
@@ -134,15 +139,16 @@ def _takes_jobs(head: LocalHead, process: subprocess.Popen[bytes]) -> bool:
     return False
 
 
-def _ensure_token(variables: dict[str, str]) -> None:
-    """Ray's own token file of this user; made once, readable by nobody else."""
-    given = variables.get("RAY_AUTH_TOKEN") or variables.get("RAY_AUTH_TOKEN_PATH")
-    path = Path.home() / ".ray" / "auth_token"
-    if given or path.exists():
-        return
-    make_writable(path.parent)
-    subprocess.run(["ray", "get-auth-token", "--generate"], env=variables, check=True, capture_output=True)
-    path.chmod(0o600)
+def _token() -> str:
+    """What authenticates clients: as the environment says, or else Ray's own file of this user, made if missing."""
+    if given := os.environ.get("RAY_AUTH_TOKEN"):
+        return given
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    if not path.exists():
+        make_writable(path.parent)
+        write_text(path, secrets.token_hex(32))
+        path.chmod(0o600)
+    return read_text(path).strip()
 
 
 def _free_port(usual: int) -> int:

@@ -48,6 +48,7 @@ def plot_frontier(measurements: Sequence[Measurement]) -> bytes:
                 fontsize=9,
             )
     axes.set_yscale("log")
+    axes.margins(y=0.2)
     axes.set_xlim(0, 1)
     axes.set_xlabel("compute share (multiply-accumulates, full run = 1)")
     axes.set_ylabel("mean squared error to the full run")
@@ -56,16 +57,15 @@ def plot_frontier(measurements: Sequence[Measurement]) -> bytes:
 
 
 def plot_images(rows: Sequence[tuple[str, Tensor]]) -> bytes:
-    """Rows of images [n, 1, height, width] in [-1, 1] under one another, each with its title."""
-    columns = max(len(images) for _, images in rows)
-    figure = Figure(figsize=(1.2 + 0.7 * columns, 0.5 + 0.95 * len(rows)), layout="constrained")
-    grid = figure.subplots(len(rows), columns, squeeze=False)
-    for axes_row, (title, images) in zip(grid, rows, strict=True):
-        for axes in axes_row:
+    """Rows of n images [n, 1, height, width] in [-1, 1] under one another, each with its title."""
+    columns = len(rows[0][1])
+    figure = Figure(figsize=(0.9 * columns, 1.25 * len(rows)), layout="constrained")
+    bands = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
+    for band, (title, images) in zip(bands, rows, strict=True):
+        band.suptitle(title, x=0.01, ha="left", fontsize=9)
+        for axes, image in zip(band.subplots(1, columns, squeeze=False)[0], to_pixels(images), strict=True):
             axes.set_axis_off()
-        for axes, image in zip(axes_row, to_pixels(images), strict=False):
             axes.imshow(image[0].numpy(), cmap="gray", vmin=0, vmax=255)
-        axes_row[0].set_title(title, loc="left", fontsize=9)
     return _png(figure)
 
 

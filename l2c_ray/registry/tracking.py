@@ -40,6 +40,8 @@ def connect() -> MlflowClient:
     """
     uri = tracking_uri()
     address = urlsplit(uri)
+    # A bar for files of a few kilobytes only clutters logs.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     if address.scheme == "sqlite":
         make_writable(Path(address.path[1:]).parent)
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
@@ -52,9 +53,15 @@ def model_name(model: str, sampler: str, steps: int) -> str:
 
 
 def register(
-    client: MlflowClient, schedule: Schedule, run_id: str, image_shape: tuple[int, int, int], tags: Mapping[str, str]
+    client: MlflowClient,
+    schedule: Schedule,
+    run_id: str,
+    image_shape: tuple[int, int, int],
+    tags: Mapping[str, str],
+    *,
+    worth_serving: bool,
 ) -> RegisteredVersion:
-    """Makes a version of a measured schedule, and the champion when there is none or it beats the one there is.
+    """Makes a version of a measured schedule, and the champion if it is worth serving and beats the one there is.
 
     The same schedule is the same version, however often it is registered.
     """
@@ -64,7 +71,7 @@ def register(
     known = [version for version in list_versions(client, name) if version.sha256 == schedule.sha256]
     registered = known[0] if known else _create(client, schedule, name, run_id, image_shape, tags)
     champion = _holder(client, name, CHAMPION)
-    if champion is None or registered.beats(champion):
+    if worth_serving and (champion is None or registered.beats(champion)):
         client.set_registered_model_alias(name, CHAMPION, str(registered.version))
     return get_version(client, name, registered.version)
 
@@ -128,6 +135,7 @@ def _create(
             loader_module="l2c_ray.registry.pyfunc",
             data_path=str(path),
             signature=signature(image_shape),
+            input_example=pd.DataFrame({"label": [3], "seed": [7]}),
             pip_requirements=[f"l2c_ray=={installed_version('l2c_ray')}"],
         )
     metrics = schedule.quality.metrics if schedule.quality else {}

@@ -12,7 +12,7 @@ from l2c_ray.distributed import local_head
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     home = tmp_path_factory.mktemp("home")
-    os.environ |= {"L2C_HOME": str(home), "RAY_AUTH_MODE": "token"}
+    os.environ["L2C_HOME"] = str(home)
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     head = local_head.start()
     try:

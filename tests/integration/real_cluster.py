@@ -50,7 +50,7 @@ class Cluster:
 
     @property
     def jobs(self) -> JobSubmissionClient:
-        return JobSubmissionClient(self.head.dashboard_url)
+        return self.head.jobs()
 
     def l2c(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Runs the command on this cluster."""

@@ -1,0 +1,197 @@
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from l2c_ray.config.base import JobConfig
+from l2c_ray.config.learn import LearnConfig
+from l2c_ray.config.pretraining import PretrainingConfig
+from l2c_ray.config.serving import ServingConfig
+from l2c_ray.errors import ConfigError
+
+CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
+SHIPPED = sorted(CONFIGS.glob("*.toml"))
+SHIPPED_SERVE = sorted(CONFIGS.glob("serve*.yaml"))
+
+MINIMAL = """\
+[model]
+name = "digits-dit"
+
+[router]
+lambda = 1e-4
+
+[training]
+iterations = 10
+"""
+
+
+@pytest.fixture
+def minimal(tmp_path: Path) -> Path:
+    path = tmp_path / "job.toml"
+    path.write_text(MINIMAL)
+    return path
+
+
+def refusal(path: Path, *overrides: str, config: type[JobConfig] = LearnConfig) -> str:
+    with pytest.raises(ConfigError) as caught:
+        config.read(path, overrides)
+    message = str(caught.value)
+    assert caught.value.exit_code == 2
+    assert "\n" not in message
+    return message
+
+
+def test_values_are_read_and_the_rest_has_defaults(minimal: Path) -> None:
+    config = LearnConfig.read(minimal)
+    assert config.router.sparsity_weight == 1e-4
+    assert config.training.iterations == 10
+    assert (config.sampler.name, config.sampler.steps, config.router.theta) == ("ddim", 20, 0.5)
+    assert config.run.name is None
+
+
+def test_config_cannot_be_changed_after_it_was_checked(minimal: Path) -> None:
+    config = LearnConfig.read(minimal)
+    with pytest.raises(ValidationError, match="frozen"):
+        config.training.iterations = 0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "key", "value"),
+    [
+        ("router.lambda=0.5", "router", "sparsity_weight", 0.5),
+        ("router.theta = 0.25", "router", "theta", 0.25),
+        ("training.iterations=7", "training", "iterations", 7),
+        ('run.name="first"', "run", "name", "first"),
+        ("run.name=first", "run", "name", "first"),
+        ("cluster.workers=3", "cluster", "workers", 3),
+    ],
+)
+def test_override_replaces_or_adds_a_key(minimal: Path, override: str, section: str, key: str, value: Any) -> None:
+    assert getattr(getattr(LearnConfig.read(minimal, [override]), section), key) == value
+
+
+def test_last_of_two_overrides_counts(minimal: Path) -> None:
+    config = LearnConfig.read(minimal, ["training.iterations=7", "training.iterations=8"])
+    assert config.training.iterations == 8
+
+
+def test_override_of_a_key_without_a_section_works() -> None:
+    assert PretrainingConfig.read(CONFIGS / "pretrain-digits.toml", ["batch_size=3"]).batch_size == 3
+
+
+@pytest.mark.parametrize("override", ["router.theta", "=1", "router.=1", ""])
+def test_what_is_no_override_is_refused(minimal: Path, override: str) -> None:
+    assert "section.key=value" in refusal(minimal, override)
+
+
+def test_override_below_a_value_is_refused_naming_it(minimal: Path) -> None:
+    assert "model.name.first" in refusal(minimal, "model.name.first=1")
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("router.lambda=-1e-4", "router.lambda"),
+        ("router.lambda=nan", "router.lambda"),
+        ("router.lambda=inf", "router.lambda"),
+        ("router.theta=1.01", "router.theta"),
+        ("router.theta=-0.01", "router.theta"),
+        ("sampler.steps=1", "sampler.steps"),
+        ("sampler.steps=1001", "sampler.steps"),
+        ("sampler.guidance_scale=-1", "sampler.guidance_scale"),
+        ("cluster.workers=0", "cluster.workers"),
+        ("training.iterations=0", "training.iterations"),
+        ("training.batch_size=0", "training.batch_size"),
+        ("training.learning_rate=0", "training.learning_rate"),
+        ("training.iterations=1.5", "training.iterations"),
+        ("training.iterations=true", "training.iterations"),
+        ('training.iterations="10"', "training.iterations"),
+        ("evaluation.images=1", "evaluation.images"),
+        ("run.seed=-1", "run.seed"),
+        ("run.name='a/b'", "run.name"),
+        ("model.name=''", "model.name"),
+        ("model=3", "model"),
+    ],
+)
+def test_value_out_of_range_or_of_another_type_is_refused_naming_the_key(
+    minimal: Path, override: str, named: str
+) -> None:
+    message = refusal(minimal, override)
+    assert message.startswith(f"{named} in {minimal}")
+
+
+@pytest.mark.parametrize(
+    ("override", "named", "guess"),
+    [
+        ("router.lamda=1", "router.lamda", "lambda"),
+        ("training.iteration=1", "training.iteration", "iterations"),
+        ("trainin.iterations=1", "trainin", "training"),
+        ("sampler.guidance=1.0", "sampler.guidance", "guidance_scale"),
+    ],
+)
+def test_unknown_key_is_refused_with_a_guess(minimal: Path, override: str, named: str, guess: str) -> None:
+    message = refusal(minimal, override)
+    assert message.startswith(f"{named} in {minimal}")
+    assert f"did you mean {guess}?" in message
+
+
+def test_unknown_key_like_no_other_is_refused_with_the_keys_there_are(minimal: Path) -> None:
+    message = refusal(minimal, "router.xyz=1")
+    assert "lambda" in message
+    assert "theta" in message
+
+
+@pytest.mark.parametrize("line", ["lambda = 1e-4", 'name = "digits-dit"', "iterations = 10"])
+def test_missing_key_is_refused_naming_it(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "job.toml"
+    path.write_text(MINIMAL.replace(line, ""))
+    message = refusal(path)
+    assert line.split(" =")[0] in message
+    assert "missing" in message
+
+
+def test_missing_file_is_refused_naming_it(tmp_path: Path) -> None:
+    assert str(tmp_path / "none.toml") in refusal(tmp_path / "none.toml")
+
+
+def test_folder_in_place_of_a_file_is_refused_naming_it(tmp_path: Path) -> None:
+    assert str(tmp_path) in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"[model", b"a = ", b"{}", b"\xff\xfe\x00", b"a = 1\na = 2"])
+def test_file_that_is_not_toml_is_refused_naming_it(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "job.toml"
+    path.write_bytes(content)
+    message = refusal(path)
+    assert str(path) in message
+    assert "not TOML" in message
+
+
+def test_pretraining_must_warm_up_before_the_end() -> None:
+    message = refusal(CONFIGS / "pretrain-digits.toml", "warmup_steps=2500", config=PretrainingConfig)
+    assert "warmup_steps" in message
+
+
+def test_serving_arguments_are_refused_naming_the_key() -> None:
+    with pytest.raises(ConfigError, match="did you mean alias"):
+        ServingConfig.parse({"model": "digits-dit", "alais": "champion"}, source="args")
+
+
+def test_there_are_shipped_configs() -> None:
+    assert SHIPPED
+    assert SHIPPED_SERVE
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_shipped_config_fits_the_job_that_reads_it(path: Path) -> None:
+    config = PretrainingConfig if path.name.startswith("pretrain-") else LearnConfig
+    assert config.read(path) == config.parse(tomllib.loads(path.read_text()), source="x")
+
+
+@pytest.mark.parametrize("path", SHIPPED_SERVE, ids=lambda path: path.name)
+def test_shipped_serve_config_has_arguments_that_fit(path: Path) -> None:
+    for application in yaml.safe_load(path.read_text())["applications"]:
+        ServingConfig.parse(application["args"], source=path.name)

@@ -1,0 +1,197 @@
+import io
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from PIL import Image
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from unit_factories import tiny_pipeline
+
+from l2c_ray.caching.executor import ScheduleExecutor
+from l2c_ray.caching.pipeline import Pipeline, encode_png, to_pixels
+from l2c_ray.caching.plan import Action, plan
+from l2c_ray.errors import ScheduleError
+from l2c_ray.evaluation.cost import make_schedule
+from l2c_ray.models.base import CacheableTransformer
+from l2c_ray.policies.fixed_interval import fixed_interval_mask
+from l2c_ray.sampling.loop import evaluate_guided, full_run, noise_from_seeds
+from l2c_ray.schedule import Mask, Provenance, Schedule
+
+COMPUTE, KEEP, REUSE, DROP = Action.COMPUTE, Action.COMPUTE_AND_KEEP, Action.REUSE, Action.REUSE_AND_DROP
+
+
+def random_mask(steps: int, units: int, seed: int) -> Mask:
+    rows = torch.randint(2, (steps - 1, units), generator=torch.Generator().manual_seed(seed)).tolist()
+    return ((1,) * units, *map(tuple, rows))
+
+
+def scheduled(pipeline: Pipeline, mask: Mask) -> Schedule:
+    return make_schedule(pipeline, mask, Provenance(policy="test", settings={}))
+
+
+@contextmanager
+def recorded_computations(model: CacheableTransformer) -> Iterator[list[list[int]]]:
+    """Of each evaluation, the units whose layers really ran, seen by hooks on diffusers' own layers."""
+    evaluations: list[list[int]] = []
+    blocks = model.transformer.transformer_blocks
+    layers = [layer for block in blocks for layer in (block.attn1, block.ff)]
+
+    def note(unit: int) -> Callable[..., None]:
+        return lambda *_: evaluations[-1].append(unit)
+
+    hooks = [layer.register_forward_hook(note(unit)) for unit, layer in enumerate(layers)]
+    hooks.append(model.register_forward_pre_hook(lambda *_: evaluations.append([])))
+    try:
+        yield evaluations
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@pytest.mark.parametrize(
+    ("column", "actions"),
+    [
+        ((1,), [COMPUTE]),
+        ((1, 1), [COMPUTE, COMPUTE]),
+        ((1, 0), [KEEP, DROP]),
+        ((1, 0, 0, 0), [KEEP, REUSE, REUSE, DROP]),
+        ((1, 0, 1, 0), [KEEP, DROP, KEEP, DROP]),
+        ((1, 1, 0, 1), [COMPUTE, KEEP, DROP, COMPUTE]),
+    ],
+)
+def test_plan_keeps_an_output_as_long_as_it_is_reused(column: tuple[int, ...], actions: list[Action]) -> None:
+    assert [row[0] for row in plan(tuple((bit,) for bit in column))] == actions
+
+
+def test_plan_has_a_row_of_actions_for_each_step() -> None:
+    assert plan(((1, 1), (0, 1), (1, 0))) == ((KEEP, COMPUTE), (DROP, KEEP), (COMPUTE, DROP))
+
+
+@given(
+    st.integers(1, 5).flatmap(
+        lambda units: st.lists(st.tuples(*[st.integers(0, 1)] * units), max_size=6).map(
+            lambda rows: ((1,) * units, *rows)
+        )
+    )
+)
+def test_executor_gives_the_last_computed_value_and_asks_for_no_other(mask: Mask) -> None:
+    executor = ScheduleExecutor(mask)
+    newest: dict[int, Tensor] = {}
+    for step, row in enumerate(mask):
+        branch = executor(step)
+        for unit, bit in enumerate(row):
+            fresh = torch.tensor([step, unit])
+            asked: list[int] = []
+
+            def compute(fresh: Tensor = fresh, asked: list[int] = asked) -> Tensor:
+                asked.append(1)
+                return fresh
+
+            output = branch(unit, compute)
+            newest[unit] = fresh if bit else newest[unit]
+            assert len(asked) == bit
+            assert output is newest[unit]
+
+
+def test_executor_holds_no_tensor_longer_than_it_is_reused() -> None:
+    mask: Mask = ((1, 1, 1), (0, 1, 0), (0, 0, 1), (1, 0, 1))
+    executor = ScheduleExecutor(mask)
+    alive: dict[tuple[int, int], weakref.ref[Tensor]] = {}
+    held = []
+    for step, row in enumerate(mask):
+        branch = executor(step)
+        for unit, bit in enumerate(row):
+            output = branch(unit, lambda: torch.zeros(1))
+            if bit:
+                alive[step, unit] = weakref.ref(output)
+            del output
+        held.append({key for key, reference in alive.items() if reference() is not None})
+    assert held == [{(0, 0), (0, 2)}, {(0, 0), (1, 1)}, {(1, 1)}, set()]
+    assert executor is not None
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_exactly_the_units_of_the_mask_are_computed(digits_pipeline: Pipeline, seed: int) -> None:
+    mask = random_mask(4, 24, seed)
+    schedule = scheduled(digits_pipeline, mask)
+    with recorded_computations(digits_pipeline.model) as evaluations:
+        digits_pipeline.generate([3, 4], [0, 1], schedule)
+    assert evaluations == [[unit for unit, bit in enumerate(row) if bit] for row in mask]
+
+
+def test_fixed_interval_computes_everything_at_every_second_step_and_nothing_between(
+    digits_pipeline: Pipeline,
+) -> None:
+    schedule = scheduled(digits_pipeline, fixed_interval_mask(4, 24, 2))
+    with recorded_computations(digits_pipeline.model) as evaluations:
+        digits_pipeline.generate([3], [0], schedule)
+    assert evaluations == [list(range(24)), [], list(range(24)), []]
+
+
+def test_fixed_interval_mask_counts_from_step_0() -> None:
+    assert fixed_interval_mask(5, 2, 3) == ((1, 1), (0, 0), (0, 0), (1, 1), (0, 0))
+
+
+def test_schedule_that_computes_everything_gives_the_full_run_bit_for_bit(digits_pipeline: Pipeline) -> None:
+    schedule = scheduled(digits_pipeline, ((1,) * 24,) * 4)
+    labels, seeds = [3, 1, 4], [1, 5, 9]
+    assert torch.equal(digits_pipeline.generate(labels, seeds, schedule), digits_pipeline.generate(labels, seeds))
+
+
+def test_schedule_that_reuses_gives_other_images_than_the_full_run(digits_pipeline: Pipeline) -> None:
+    schedule = scheduled(digits_pipeline, fixed_interval_mask(4, 24, 2))
+    assert not torch.allclose(
+        digits_pipeline.generate([3], [1], schedule), digits_pipeline.generate([3], [1]), atol=1e-3
+    )
+
+
+def test_interleaved_requests_do_not_mix(digits_pipeline: Pipeline) -> None:
+    model, solver = digits_pipeline.model, digits_pipeline.solver
+    masks = [random_mask(4, 24, 0), random_mask(4, 24, 1)]
+    labels = [torch.tensor([2, 7]), torch.tensor([5])]
+    executors = [ScheduleExecutor(mask) for mask in masks]
+    samples = [noise_from_seeds(range(len(wanted)), model.image_shape) for wanted in labels]
+    with torch.inference_mode():
+        for step, time in enumerate(solver.timesteps):
+            for index, executor in enumerate(executors):
+                output = evaluate_guided(model, samples[index], time, labels[index], 1.5, executor(step))
+                samples[index] = solver.advance(step, samples[index], output)
+    for mask, wanted, sample in zip(masks, labels, samples, strict=True):
+        alone = digits_pipeline.generate(wanted.tolist(), range(len(wanted)), scheduled(digits_pipeline, mask))
+        assert torch.equal(sample, alone)
+
+
+@pytest.mark.parametrize("reusing", [False, True])
+def test_batch_of_n_gives_the_images_of_n_batches_of_one(digits_pipeline: Pipeline, reusing: bool) -> None:
+    schedule = scheduled(digits_pipeline, random_mask(4, 24, 2)) if reusing else None
+    labels, seeds = [0, 5, 9], [7, 8, 7]
+    together = digits_pipeline.generate(labels, seeds, schedule)
+    apart = digits_pipeline.generate(labels, seeds, schedule, batch_size=1)
+    assert together.shape == (3, 1, 8, 8)
+    assert torch.allclose(together, apart, atol=1e-4)
+
+
+def test_schedule_of_another_guidance_scale_is_refused() -> None:
+    schedule = scheduled(tiny_pipeline(guidance_scale=2.0), ((1,) * 4,) * 4)
+    with pytest.raises(ScheduleError, match=r"sampler\.guidance_scale"):
+        tiny_pipeline(guidance_scale=1.5).generate([0], [0], schedule)
+
+
+def test_full_run_asks_for_every_unit() -> None:
+    assert full_run(3)(0, lambda: torch.ones(1)) == torch.ones(1)
+
+
+def test_pixels_are_rounded_and_clipped() -> None:
+    images = torch.tensor([-3.0, -1.0, -0.5, 0.0, 0.5, 1.0, 3.0])
+    assert to_pixels(images).tolist() == [0, 0, 64, 128, 191, 255, 255]
+
+
+def test_png_has_the_pixels() -> None:
+    image = torch.linspace(-1, 1, 64).reshape(1, 8, 8)
+    opened = Image.open(io.BytesIO(encode_png(image)))
+    assert (opened.format, opened.mode, opened.size) == ("PNG", "L", (8, 8))
+    assert list(opened.tobytes()) == to_pixels(image).flatten().tolist()

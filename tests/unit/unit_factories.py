@@ -1,0 +1,81 @@
+"""Small objects that tests of several modules are made of."""
+
+import json
+from hashlib import sha256
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, DiTTransformer2DModel
+
+from l2c_ray.caching.pipeline import Pipeline
+from l2c_ray.config.learn import LearnConfig
+from l2c_ray.models.dit import DiT
+from l2c_ray.sampling.solvers import make_solver
+from l2c_ray.schedule import Cost, Mask, ModelIdentity, Provenance, SamplerIdentity, Schedule
+
+MASK: Mask = ((1, 1, 1, 1), (0, 1, 0, 1), (1, 0, 1, 1))
+
+
+def model_identity(**changes: Any) -> ModelIdentity:
+    names = tuple(f"blocks.{block}.{kind}" for block in range(2) for kind in ("attention", "mlp"))
+    fields = {"name": "small", "family": "dit", "depth": 2, "units": names, "weights_sha256": "a" * 64}
+    return ModelIdentity(**(fields | changes))
+
+
+def sampler_identity(**changes: Any) -> SamplerIdentity:
+    fields = {"name": "ddim", "order": 1, "steps": 3, "timesteps": (999.0, 500.0, 0.0), "guidance_scale": 1.5}
+    return SamplerIdentity(**(fields | changes))
+
+
+def small_schedule(**changes: Any) -> Schedule:
+    """Three steps of four units, made without any model."""
+    fields = {
+        "model": model_identity(),
+        "sampler": sampler_identity(),
+        "compute": MASK,
+        "provenance": Provenance(policy="learned", settings={"lambda": 1e-4, "theta": 0.5, "seed": 0}),
+        "cost": Cost(count="layers+attention", full=1200, cached=900),
+    }
+    return Schedule.create(**(fields | changes))
+
+
+def sealed(content: dict[str, Any]) -> str:
+    """The content as JSON under the hash that belongs to it, whatever it says."""
+    hashed = {name: value for name, value in content.items() if name != "sha256"}
+    canonical = json.dumps(hashed, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return json.dumps(hashed | {"sha256": sha256(canonical.encode()).hexdigest()})
+
+
+def tiny_dit(*, depth: int = 2, channels: int = 1, out_channels: int | None = None, classes: int = 3) -> DiT:
+    """A frozen DiT of width 8 on 4x4 images with random weights, always the same ones."""
+    torch.manual_seed(0)
+    transformer = DiTTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=4,
+        in_channels=channels,
+        out_channels=out_channels,
+        num_layers=depth,
+        sample_size=4,
+        patch_size=2,
+        num_embeds_ada_norm=classes,
+        norm_eps=1e-6,
+    )
+    scheduler = DDIMScheduler(timestep_spacing="linspace", clip_sample=False)
+    return DiT(transformer, scheduler, "tiny", "b" * 64).requires_grad_(False).eval()
+
+
+def tiny_pipeline(steps: int = 4, guidance_scale: float = 1.5) -> Pipeline:
+    model = tiny_dit()
+    return Pipeline(model, make_solver("ddim", steps, model.scheduler), guidance_scale)
+
+
+def learn_config(**sections: dict[str, Any]) -> LearnConfig:
+    """A short run on four images an iteration."""
+    values: dict[str, dict[str, Any]] = {
+        "model": {"name": "digits-dit"},
+        "router": {"lambda": 1e-3},
+        "training": {"iterations": 6, "batch_size": 4},
+    }
+    for section, keys in sections.items():
+        values[section] = values.get(section, {}) | keys
+    return LearnConfig.parse(values, source="test")
