@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install quickstart down test lint bench
+.PHONY: install quickstart down pictures test lint bench
 
 install: $(INSTALLED)
 
@@ -21,6 +21,11 @@ quickstart: $(INSTALLED)
 down: $(INSTALLED)
 	$(BIN)/python jobs/quickstart.py down
 
+# The pictures of the README.
+pictures: quickstart
+	mkdir -p infra/pictures
+	cp .l2c/pictures/*.png infra/pictures/
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -31,4 +36,4 @@ test: lint
 	$(BIN)/pytest
 
 bench: $(INSTALLED)
-	$(BIN)/pytest tests/benchmarks
+	$(BIN)/pytest -s tests/benchmarks

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import typer
 
-from l2c_ray.cli.output import ProgressDisplay, console, frontier_table, progress_display
+from l2c_ray.cli.output import ProgressDisplay, console, frontier_table, notes, progress_display
 from l2c_ray.config.learn import LearnConfig
 from l2c_ray.distributed.learn import LearnResult, Started, learn
 from l2c_ray.learning.learner import Progress
@@ -18,7 +18,7 @@ def learn_and_report(config: LearnConfig, as_json: bool) -> None:
         display: list[ProgressDisplay] = []
 
         def on_start(started: Started) -> None:
-            console.print(f"run {started.run_name}, MLflow run {started.mlflow_run_id}")
+            notes.print(f"run {started.run_name}, MLflow run {started.mlflow_run_id}", soft_wrap=True)
             display.append(stack.enter_context(progress_display("learning", started.iterations)))
 
         def on_progress(progress: Progress) -> None:

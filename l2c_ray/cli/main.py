@@ -4,6 +4,7 @@ Those functions are imported inside the commands, so that `--help` does not wait
 """
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -52,7 +53,10 @@ def learn(
     overrides: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a config key.")] = [],  # noqa: B006
     as_json: JsonOption = False,
 ) -> None:
-    """Learn a schedule on the Ray cluster, measure it, and register it as a version."""
+    """Learn a schedule on the Ray cluster at $RAY_ADDRESS (or one started here), measure and register it."""
+    if "RAY_ADDRESS" not in os.environ:
+        # Ray's own switch for binding to loopback alone, which it reads when it is imported.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     from l2c_ray.cli.learning import learn_and_report
     from l2c_ray.config.learn import LearnConfig
 
@@ -64,7 +68,7 @@ def generate(
     model: ModelArgument,
     label: Annotated[int, typer.Option(min=0, help="Class to draw.")],
     out: Annotated[Path, typer.Option(help="PNG file to write.")],
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**53, help="Seed of the noise.")] = 0,
     schedule: Annotated[str | None, typer.Option(metavar="FILE|ALIAS", help="Which units to skip.")] = None,
     checkpoint: CheckpointOption = None,
     sampler: SamplerOption = "ddim",

@@ -16,8 +16,9 @@ from l2c_ray.schedule import Schedule
 
 _LINES_OF_A_LOG = 20
 
-# A job's log has no width of its own.
+# Results go to stdout and how it goes to stderr, so that a script can read the one. A log has no width of its own.
 console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+notes = Console(width=None if sys.stderr.isatty() else 120, highlight=False, stderr=True)
 
 
 class ProgressDisplay:
@@ -34,9 +35,9 @@ class ProgressDisplay:
         """Shows that `done` of the total is done; `note` says how it goes."""
         self._bar.update(self._task, completed=done, note=note)
         step = max(1, self._total // _LINES_OF_A_LOG)
-        if not console.is_terminal and (done >= self._printed + step or done == self._total):
+        if not notes.is_terminal and (done >= self._printed + step or done == self._total):
             self._printed = done
-            console.print(f"{self._title} {done}/{self._total} {note}", soft_wrap=True)
+            notes.print(f"{self._title} {done}/{self._total} {note}", soft_wrap=True)
 
 
 @contextmanager
@@ -50,7 +51,7 @@ def progress_display(title: str, total: int) -> Iterator[ProgressDisplay]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=notes, disable=not notes.is_terminal) as bar:
         yield ProgressDisplay(bar, title, total)
 
 

@@ -9,13 +9,13 @@ from l2c_ray.errors import ResourcesError, UnreachableError
 
 
 def connect() -> None:
-    """Joins the cluster that `$RAY_ADDRESS` names or that runs on this machine, or else starts one.
+    """Joins the cluster that `$RAY_ADDRESS` names, as it does inside a job; without one, starts one of its own.
 
     Raises:
         UnreachableError: the cluster at `$RAY_ADDRESS` does not answer.
     """
     try:
-        ray.init(ignore_reinit_error=True, log_to_driver=False)
+        ray.init(address=os.environ.get("RAY_ADDRESS", "local"), ignore_reinit_error=True, log_to_driver=False)
     except ConnectionError as error:
         address = os.environ.get("RAY_ADDRESS", "the local Ray cluster")
         reason = str(error).splitlines()[0]

@@ -34,10 +34,16 @@ class LocalHead:
 
     id: str
     pid: int
+    gcs_port: int
     dashboard_port: int
     serve_port: int
     """Free for Ray Serve's HTTP proxy when the head was started."""
     temp_dir: str
+
+    @property
+    def address(self) -> str:
+        """What `$RAY_ADDRESS` is set to."""
+        return f"127.0.0.1:{self.gcs_port}"
 
     @property
     def dashboard_url(self) -> str:
@@ -100,7 +106,7 @@ def start() -> LocalHead:
     _token()
     with log.open("w") as output:
         process = subprocess.Popen(command, env=variables, stdout=output, stderr=output, start_new_session=True)
-    head = LocalHead(identity, process.pid, dashboard, serve, temp_dir)
+    head = LocalHead(identity, process.pid, gcs, dashboard, serve, temp_dir)
     write_text(_state_file(), json.dumps(asdict(head)))
     if not _takes_jobs(head, process):
         stop(head)

@@ -10,21 +10,34 @@ import mlflow
 import pytest
 import torch
 from hypothesis.configuration import set_hypothesis_home_dir
+from mlflow import MlflowClient
+from unit_factories import L2C, Finished, Refused, measured_schedule
 
 from l2c_ray.caching.pipeline import Pipeline
+from l2c_ray.cli.main import main
 from l2c_ray.models import zoo
 from l2c_ray.models.base import CacheableTransformer
+from l2c_ray.policies.fixed_interval import fixed_interval_mask
 from l2c_ray.registry import tracking
+from l2c_ray.registry.tracking import TrackedRun
+from l2c_ray.registry.versions import register
 from l2c_ray.sampling.solvers import make_solver
+from l2c_ray.schedule import Schedule
 
 torch.set_num_threads(1)
+set_hypothesis_home_dir(Path(__file__).parents[2] / ".pytest_cache" / "hypothesis")
 hypothesis.settings.register_profile("unit", deadline=None, derandomize=True, database=None, max_examples=50)
 hypothesis.settings.load_profile("unit")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _hypothesis_writes_nothing_here(tmp_path_factory: pytest.TempPathFactory) -> None:
-    set_hypothesis_home_dir(tmp_path_factory.mktemp("hypothesis"))
+@pytest.fixture(autouse=True)
+def _environment_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No test sees the user's registry. MLflow keeps the last server in a global and in the environment."""
+    monkeypatch.setenv("L2C_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    yield
+    mlflow.set_tracking_uri(None)
 
 
 @pytest.fixture(scope="session")
@@ -39,26 +52,39 @@ def digits_pipeline(digits_model: CacheableTransformer) -> Pipeline:
 
 
 @pytest.fixture(scope="session")
-def _empty_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def half(digits_pipeline: Pipeline) -> Schedule:
+    """A schedule for `digits_pipeline` that reuses everything at every second step."""
+    return measured_schedule(digits_pipeline, fixed_interval_mask(4, 24, 2))
+
+
+@pytest.fixture(scope="session")
+def _empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow takes seconds to make its tables."""
     home = tmp_path_factory.mktemp("empty")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("L2C_HOME", str(home))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setenv("MLFLOW_TRACKING_URI", "")
         tracking.connect()
-    yield home / "mlflow.db"
-    mlflow.set_tracking_uri("")
+    return home / "mlflow.db"
 
 
 @pytest.fixture
-def registry_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _empty_database: Path) -> Path:
-    """An empty registry of this test's own, in `$L2C_HOME`."""
+def registry_home(tmp_path: Path, _empty_database: Path) -> Path:
+    """`$L2C_HOME` with an empty registry of this test's own."""
     home = tmp_path / "home"
     home.mkdir()
     shutil.copy(_empty_database, home / "mlflow.db")
-    monkeypatch.setenv("L2C_HOME", str(home))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return home
+
+
+@pytest.fixture
+def client(registry_home: Path) -> MlflowClient:
+    return tracking.connect()
+
+
+@pytest.fixture
+def run(client: MlflowClient) -> TrackedRun:
+    return TrackedRun(client, "experiment", "first", {})
 
 
 @pytest.fixture
@@ -76,3 +102,47 @@ def silent_port() -> Iterator[int]:
         server.bind(("127.0.0.1", 0))
         server.listen()
         yield int(server.getsockname()[1])
+
+
+@pytest.fixture
+def half_file(half: Schedule, tmp_path: Path) -> Path:
+    path = tmp_path / "half.json"
+    path.write_text(half.to_json())
+    return path
+
+
+@pytest.fixture
+def registered(client: MlflowClient, run: TrackedRun, half: Schedule) -> Schedule:
+    """`half` as the champion of the registry."""
+    register(client, half, run.id, (1, 8, 8), {}, worth_serving=True)
+    return half
+
+
+@pytest.fixture
+def l2c(capsys: pytest.CaptureFixture[str]) -> L2C:
+    """Runs the command in this process."""
+
+    def run(*arguments: object) -> Finished:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        code = caught.value.code
+        return Finished(0 if code is None else int(code), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def refused(l2c: L2C) -> Refused:
+    """Runs `l2c`, which has to end with the code and one line that says what is wrong; gives the line."""
+
+    def run(*arguments: object, code: int = 2) -> str:
+        finished = l2c(*arguments)
+        assert finished.code == code
+        assert finished.out == ""
+        (line,) = finished.err.splitlines()
+        assert line.startswith("error: ")
+        return line
+
+    return run

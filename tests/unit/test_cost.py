@@ -67,7 +67,7 @@ def test_fixed_interval_computes_one_step_in_interval(interval: int) -> None:
 
 
 def test_mask_of_another_number_of_units_is_refused() -> None:
-    with pytest.raises(ValueError, match="shorter|longer"):
+    with pytest.raises(ValueError, match=r"shorter|longer"):
         count_macs(tiny_dit()).cost(((1, 1, 1),))
 
 

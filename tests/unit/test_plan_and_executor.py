@@ -5,9 +5,9 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from PIL import Image
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from torch import Tensor
 from unit_factories import tiny_pipeline
 

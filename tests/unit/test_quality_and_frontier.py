@@ -153,4 +153,4 @@ def test_plots_are_png_files(real: Tensor) -> None:
     assert plot_schedule(small_schedule()).startswith(PNG)
     assert plot_schedule(small_schedule(), torch.rand(3, 4)).startswith(PNG)
     assert plot_frontier([measurement(mse=0.0), measurement()]).startswith(PNG)
-    assert plot_images([("real", real[:3]), ("one", real[:1])]).startswith(PNG)
+    assert plot_images([("first", real[:3]), ("second", real[3:6])]).startswith(PNG)

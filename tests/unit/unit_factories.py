@@ -1,6 +1,8 @@
 """Small objects that tests of several modules are made of."""
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
@@ -9,9 +11,10 @@ from diffusers import DDIMScheduler, DiTTransformer2DModel
 
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.config.learn import LearnConfig
+from l2c_ray.evaluation.cost import make_schedule
 from l2c_ray.models.dit import DiT
 from l2c_ray.sampling.solvers import make_solver
-from l2c_ray.schedule import Cost, Mask, ModelIdentity, Provenance, SamplerIdentity, Schedule
+from l2c_ray.schedule import Cost, Mask, ModelIdentity, Provenance, Quality, SamplerIdentity, Schedule
 
 MASK: Mask = ((1, 1, 1, 1), (0, 1, 0, 1), (1, 0, 1, 1))
 
@@ -69,6 +72,12 @@ def tiny_pipeline(steps: int = 4, guidance_scale: float = 1.5) -> Pipeline:
     return Pipeline(model, make_solver("ddim", steps, model.scheduler), guidance_scale)
 
 
+def measured_schedule(pipeline: Pipeline, mask: Mask) -> Schedule:
+    """A schedule for the pipeline that says of itself what a measured one does."""
+    plain = make_schedule(pipeline, mask, Provenance(policy="test", settings={"number": 2}))
+    return plain.with_quality(Quality(protocol="test", metrics={"mse": 1e-3}))
+
+
 def learn_config(**sections: dict[str, Any]) -> LearnConfig:
     """A short run on four images an iteration."""
     values: dict[str, dict[str, Any]] = {
@@ -79,3 +88,19 @@ def learn_config(**sections: dict[str, Any]) -> LearnConfig:
     for section, keys in sections.items():
         values[section] = values.get(section, {}) | keys
     return LearnConfig.parse(values, source="test")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that exited."""
+
+    code: int
+    out: str
+    err: str
+
+
+L2C = Callable[..., Finished]
+"""Runs `l2c` with these arguments."""
+
+Refused = Callable[..., str]
+"""Runs `l2c` with arguments that it has to refuse, and gives the line that says why."""

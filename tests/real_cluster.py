@@ -15,7 +15,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from l2c_ray.distributed import local_head
 from l2c_ray.distributed.local_head import LocalHead
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[1]
 DIGITS = REPOSITORY / "jobs" / "configs" / "digits.toml"
 
 # Small enough to take seconds, large enough that the router still moves.
@@ -36,13 +36,9 @@ class Cluster:
     home: Path
 
     def environment(self) -> dict[str, str]:
-        variables = local_head.environment() | {"L2C_HOME": str(self.home), "RAY_ADDRESS": self.gcs_address}
+        variables = local_head.environment() | {"L2C_HOME": str(self.home), "RAY_ADDRESS": self.head.address}
         variables.pop("MLFLOW_TRACKING_URI", None)
         return variables
-
-    @property
-    def gcs_address(self) -> str:
-        return (Path(self.head.temp_dir) / "ray_current_cluster").read_text().strip()
 
     @property
     def mlflow(self) -> MlflowClient:
@@ -63,9 +59,9 @@ class Cluster:
             timeout=300,
         )
 
-    def learn(self, *overrides: str, small: tuple[str, ...] = SMALL) -> dict[str, Any]:
-        """`l2c learn` on a small config; its JSON."""
-        done = self.l2c("learn", str(DIGITS), "--json", *set_options(*small, *overrides))
+    def learn(self, *overrides: str, config: Path = DIGITS, small: tuple[str, ...] = SMALL) -> dict[str, Any]:
+        """`l2c learn`, made small unless told otherwise; its JSON."""
+        done = self.l2c("learn", str(config), "--json", *set_options(*small, *overrides))
         assert done.returncode == 0, done.stderr
         answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return answer

@@ -1,4 +1,4 @@
-"""One real Ray head for all integration tests, with a home folder of its own; it is gone when they are over."""
+"""One real Ray head for all tests that need one, with a home folder of its own; it is gone when they are over."""
 
 import os
 from collections.abc import Iterator

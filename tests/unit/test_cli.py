@@ -1,0 +1,163 @@
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+from PIL import Image
+from unit_factories import L2C, Refused
+
+from l2c_ray.caching.pipeline import Pipeline, encode_png
+from l2c_ray.cli.main import main
+from l2c_ray.config.learn import LearnConfig
+from l2c_ray.schedule import Schedule
+
+FEW_STEPS = ("--steps", "4")
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["", "learn", "generate", "compare", "schedule", "schedule show", "registry", "registry list"],
+)
+def test_help_of_every_command_works(l2c: L2C, command: str) -> None:
+    finished = l2c(*command.split(), "--help")
+    assert finished.code == 0
+    assert "Usage:" in finished.out
+
+
+def test_installed_command_is_this_one() -> None:
+    (script,) = entry_points(group="console_scripts", name="l2c")
+    assert script.load() is main
+
+
+def test_unknown_option_is_refused_with_exit_code_2(l2c: L2C) -> None:
+    finished = l2c("generate", "digits-dit", "--colour", "red")
+    assert finished.code == 2
+    assert "--colour" in finished.err
+
+
+def test_generate_writes_the_image_of_the_pipeline(l2c: L2C, tmp_path: Path, digits_pipeline: Pipeline) -> None:
+    path = tmp_path / "new" / "image.png"
+    finished = l2c("generate", "digits-dit", "--label", 3, "--seed", 7, "--out", path, *FEW_STEPS)
+    assert (finished.code, finished.out.strip()) == (0, str(path))
+    assert path.read_bytes() == encode_png(digits_pipeline.generate([3], [7])[0])
+    with Image.open(path) as image:
+        assert (image.format, image.size) == ("PNG", (8, 8))
+
+
+def test_same_seed_gives_the_same_bytes_and_another_seed_others(l2c: L2C, tmp_path: Path) -> None:
+    def generate(seed: int) -> bytes:
+        path = tmp_path / "image.png"
+        assert l2c("generate", "digits-dit", "--label", 3, "--seed", seed, "--out", path, *FEW_STEPS).code == 0
+        return path.read_bytes()
+
+    assert generate(1) == generate(1)
+    assert generate(1) != generate(2)
+
+
+def test_generate_takes_a_schedule_from_a_file_or_by_its_alias(
+    l2c: L2C, tmp_path: Path, half_file: Path, registered: Schedule, digits_pipeline: Pipeline
+) -> None:
+    wanted = encode_png(digits_pipeline.generate([3], [0], registered)[0])
+    for given in (half_file, "champion"):
+        path = tmp_path / "image.png"
+        finished = l2c("generate", "digits-dit", "--label", 3, "--out", path, "--schedule", given, *FEW_STEPS)
+        assert finished.code == 0
+        assert path.read_bytes() == wanted
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"model": "digits"}, "model.name"),
+        ({"--label": 10}, "--label"),
+        ({"--sampler": "euler"}, "sampler.name"),
+        ({"--checkpoint": "none"}, "none"),
+        ({"--schedule": "none.json"}, "none.json"),
+        ({"--schedule": "half.json", "--steps": 5}, "sampler.steps"),
+        ({"--schedule": "half.json", "--guidance-scale": 2}, "sampler.guidance_scale"),
+        ({"--out": "half.json/image.png"}, "half.json"),
+        ({"--out": "."}, "."),
+        ({"--out": "a" * 300 + ".png"}, "aaa.png"),
+    ],
+)
+def test_generate_refuses_bad_input_in_one_line_naming_it(
+    refused: Refused, half_file: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], named: str
+) -> None:
+    monkeypatch.chdir(half_file.parent)
+    options: dict[str, Any] = {"model": "digits-dit", "--label": 3, "--out": "image.png", "--steps": 4} | changes
+    model = options.pop("model")
+    line = refused("generate", model, *(part for option in options.items() for part in option))
+    assert named in line
+    assert list(half_file.parent.iterdir()) == [half_file]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--label", -1),
+        ("--seed", -1),
+        ("--seed", 10**30),
+        ("--steps", 1),
+        ("--steps", 1001),
+        ("--guidance-scale", -1),
+        ("--guidance-scale", "nan"),
+        ("--guidance-scale", "inf"),
+    ],
+)
+def test_generate_refuses_a_number_out_of_range_naming_the_option(
+    l2c: L2C, tmp_path: Path, option: str, value: object
+) -> None:
+    path = tmp_path / "image.png"
+    options = {"--label": 3, "--steps": 4, "--out": path} | {option: value}
+    finished = l2c("generate", "digits-dit", *(part for item in options.items() for part in item))
+    assert finished.code == 2
+    assert option in finished.err
+    assert not path.exists()
+
+
+def test_unknown_alias_is_refused_in_one_line_naming_it(refused: Refused, tmp_path: Path, registry_home: Path) -> None:
+    line = refused("generate", "digits-dit", "--label", 3, "--out", tmp_path / "a.png", "--schedule", "fast")
+    assert "digits-dit-ddim-20@fast" in line
+
+
+def test_unreachable_registry_is_a_failure_and_no_bad_input(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch, unused_port: int
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:s3cret@127.0.0.1:{unused_port}")
+    line = refused("registry", "list", code=1)
+    assert f"127.0.0.1:{unused_port}" in line
+    assert "s3cret" not in line
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Mock]:
+    """A config of `l2c learn`, and what stands in for the job itself."""
+    path = tmp_path / "job.toml"
+    path.write_text('[model]\nname = "digits-dit"\n[router]\nlambda = 1.0\n[training]\niterations = 1\n')
+    learning = Mock()
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setitem(sys.modules, "l2c_ray.cli.learning", learning)
+    return path, learning.learn_and_report
+
+
+def test_learn_hands_the_overridden_config_to_the_job(l2c: L2C, job: tuple[Path, Mock]) -> None:
+    path, learn_and_report = job
+    assert l2c("learn", path, "--set", "router.lambda=0.5", "--set", "cluster.workers=2", "--json").code == 0
+    wanted = LearnConfig.read(path, ["router.lambda=0.5", "cluster.workers=2"])
+    learn_and_report.assert_called_once_with(wanted, True)
+
+
+@pytest.mark.parametrize("override", ["router.lamda=1", "router.lambda=-1", "cluster.workers=0"])
+def test_learn_refuses_a_bad_config_before_anything_starts(
+    refused: Refused, job: tuple[Path, Mock], override: str
+) -> None:
+    path, learn_and_report = job
+    assert override.split("=")[0] in refused("learn", path, "--set", override)
+    learn_and_report.assert_not_called()
+
+
+def test_learn_refuses_a_missing_config_naming_it(refused: Refused, job: tuple[Path, Mock], tmp_path: Path) -> None:
+    assert str(tmp_path / "none.toml") in refused("learn", tmp_path / "none.toml")

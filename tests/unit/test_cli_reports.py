@@ -1,0 +1,105 @@
+import json
+from pathlib import Path
+
+import pytest
+from unit_factories import L2C, Refused, model_identity, small_schedule
+
+from l2c_ray.schedule import Provenance, Schedule
+
+FEW_STEPS = ("--steps", "4")
+
+
+def test_show_tells_what_a_schedule_computes(l2c: L2C, half_file: Path, half: Schedule) -> None:
+    finished = l2c("schedule", "show", half_file)
+    assert finished.code == 0
+    assert half.sha256 in finished.out
+    assert str(half.compute_share) in finished.out
+    assert "█" * 24 in finished.out
+    assert "·" * 24 in finished.out
+
+
+def test_show_as_json_is_json(l2c: L2C, half_file: Path, half: Schedule) -> None:
+    finished = l2c("schedule", "show", half_file, "--json")
+    summary = json.loads(finished.out)
+    assert finished.code == 0
+    assert summary["compute_share"] == half.compute_share
+    assert summary["units"] == {"total": 96, "removed": 48, "removed_by_kind": {"attention": 24, "mlp": 24}}
+    assert summary["macs"]["full"] == half.cost.full
+    assert summary["quality"]["metrics"] == {"mse": 1e-3}
+    assert summary["sha256"] == half.sha256
+
+
+def test_show_takes_unit_names_of_any_form(l2c: L2C, tmp_path: Path) -> None:
+    path = tmp_path / "foreign.json"
+    path.write_text(small_schedule(model=model_identity(units=("a", "b", "c", "d"))).to_json())
+    assert l2c("schedule", "show", path).code == 0
+
+
+def test_show_prints_text_in_brackets_as_it_is(l2c: L2C, tmp_path: Path) -> None:
+    path = tmp_path / "brackets.json"
+    provenance = Provenance(policy="[bold]mine[/other]", settings={})
+    path.write_text(small_schedule(provenance=provenance).to_json())
+    finished = l2c("schedule", "show", path)
+    assert finished.code == 0
+    assert "[bold]mine[/other]" in finished.out
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff\xfe", b"{}", b"null"], ids=["empty", "cut", "binary", "object", "null"]
+)
+def test_file_that_is_no_schedule_is_refused_in_one_line_naming_it(
+    refused: Refused, tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "bad.json"
+    path.write_bytes(content)
+    assert str(path) in refused("schedule", "show", path)
+
+
+def test_tampered_schedule_is_refused_in_one_line_naming_the_hash(refused: Refused, half_file: Path) -> None:
+    half_file.write_text(half_file.read_text().replace('"number":2', '"number":3'))
+    assert "sha256" in refused("schedule", "show", half_file)
+
+
+def test_missing_schedule_is_refused_in_one_line_naming_it(refused: Refused, tmp_path: Path) -> None:
+    assert str(tmp_path / "none.json") in refused("schedule", "show", tmp_path / "none.json")
+
+
+def test_compare_as_json_is_json(l2c: L2C) -> None:
+    finished = l2c("compare", "digits-dit", "--images", 8, "--json", *FEW_STEPS)
+    assert finished.code == 0
+    rows = json.loads(finished.out)
+    assert [row["name"] for row in rows] == ["full", "fixed interval 2"]
+    assert (rows[0]["mse"], rows[0]["compute_share"]) == (0, 1)
+    assert rows[1]["mse"] > 0
+    assert 0.5 < rows[1]["compute_share"] < 0.6
+
+
+def test_compare_measures_schedules_and_writes_a_plot(l2c: L2C, half_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "compared"
+    finished = l2c("compare", "digits-dit", "--schedule", half_file, "--images", 8, "--out", folder, *FEW_STEPS)
+    assert finished.code == 0
+    assert "fixed interval 2" in finished.out
+    rows = json.loads((folder / "frontier.json").read_text())
+    assert [row["name"] for row in rows] == ["full", str(half_file), "ddim, 2 steps", "fixed interval 2"]
+    assert rows[1]["mse"] == rows[3]["mse"]
+    assert (folder / "frontier.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_registry_list_as_json_is_json(l2c: L2C, registered: Schedule) -> None:
+    finished = l2c("registry", "list", "--json")
+    assert finished.code == 0
+    (row,) = json.loads(finished.out)
+    assert (row["name"], row["version"], row["aliases"]) == ("digits-dit-ddim-4", 1, ["champion"])
+    assert (row["sha256"], row["compute_share"]) == (registered.sha256, registered.compute_share)
+
+
+def test_registry_list_shows_every_version(l2c: L2C, registered: Schedule) -> None:
+    finished = l2c("registry", "list")
+    assert finished.code == 0
+    assert "digits-dit-ddim-4" in finished.out
+    assert registered.sha256[:12] in finished.out
+
+
+@pytest.mark.usefixtures("registry_home")
+def test_empty_registry_is_an_empty_list(l2c: L2C) -> None:
+    assert json.loads(l2c("registry", "list", "--json").out) == []
