@@ -69,6 +69,12 @@ class Cost(_Part):
     full: Annotated[int, Field(gt=0)]
     cached: Annotated[int, Field(gt=0)]
 
+    @model_validator(mode="after")
+    def _saves_or_costs_the_same(self) -> Self:
+        if self.cached > self.full:
+            raise ValueError(f"cached is {self.cached}, more than full, which is {self.full}")
+        return self
+
     @property
     def compute_share(self) -> float:
         """Cached over full, in (0, 1]."""

@@ -20,6 +20,7 @@ DIGITS = REPOSITORY / "jobs" / "configs" / "digits.toml"
 
 # Small enough to take seconds, large enough that the router still moves.
 SMALL = (
+    "router.lambda=1e-4",
     "training.iterations=40",
     "training.batch_size=4",
     "training.checkpoint_every=10",

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from l2c_ray.caching.executor import ScheduleExecutor
+from l2c_ray.errors import InvalidInputError
 from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.sampling.loop import full_run, noise_from_seeds, sample_images
 from l2c_ray.sampling.solver import Solver
@@ -34,7 +35,17 @@ class Pipeline:
 
         Raises:
             ScheduleError: the schedule was made for another model or sampler.
+            InvalidInputError: a label is not a class of the model.
+            ValueError: there are no labels, or not as many seeds.
         """
+        if not labels or len(labels) != len(seeds):
+            raise ValueError(f"{len(labels)} labels for {len(seeds)} seeds")
+        classes = self.model.num_classes
+        for label in labels:
+            if not 0 <= label < classes:
+                raise InvalidInputError(
+                    "label", f"{label} is not a class of {self.model.name}", f"take 0..{classes - 1}"
+                )
         if schedule:
             schedule.require(self.model.identity(), self.solver.identity(self.guidance_scale))
         chunks = [

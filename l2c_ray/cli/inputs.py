@@ -1,5 +1,6 @@
 """From what a user typed to the things it names."""
 
+import math
 from pathlib import Path
 
 from l2c_ray.caching.pipeline import Pipeline
@@ -14,6 +15,8 @@ from l2c_ray.storage.files import read_text
 
 def open_pipeline(model: str, checkpoint: Path | None, sampler: str, steps: int, guidance_scale: float) -> Pipeline:
     """The model with the sampler it is run by."""
+    if not math.isfinite(guidance_scale):
+        raise InvalidInputError("--guidance-scale", f"{guidance_scale} is not finite", "take a number from 0 up")
     loaded = zoo.load(model, checkpoint)
     return Pipeline(loaded, make_solver(sampler, steps, loaded.scheduler), guidance_scale)
 
@@ -28,10 +31,3 @@ def find_schedule(given: str, pipeline: Pipeline) -> Schedule:
         schedule = load_schedule(resolve(tracking.connect(), name, given))
     schedule.require(pipeline.model.identity(), pipeline.solver.identity(pipeline.guidance_scale))
     return schedule
-
-
-def check_label(label: int, pipeline: Pipeline) -> None:
-    """Refuses a label that the model has no class for."""
-    classes = pipeline.model.num_classes
-    if label >= classes:
-        raise InvalidInputError("--label", f"{label} is not a class of {pipeline.model.name}", f"take 0..{classes - 1}")

@@ -77,11 +77,10 @@ def generate(
 ) -> None:
     """Make one image, with a schedule or computing everything."""
     from l2c_ray.caching.pipeline import encode_png
-    from l2c_ray.cli.inputs import check_label, find_schedule, open_pipeline
+    from l2c_ray.cli.inputs import find_schedule, open_pipeline
     from l2c_ray.storage.files import write_bytes
 
     pipeline = open_pipeline(model, checkpoint, sampler, steps, guidance_scale)
-    check_label(label, pipeline)
     chosen = find_schedule(schedule, pipeline) if schedule else None
     image = pipeline.generate([label], [seed], chosen)[0]
     typer.echo(write_bytes(out, encode_png(image)))

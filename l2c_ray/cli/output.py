@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -63,7 +64,7 @@ def frontier_table(measurements: list[Measurement]) -> Table:
         table.add_column(heading, justify="right")
     for row in measurements:
         table.add_row(
-            row.name,
+            escape(row.name),
             f"{row.compute_share:.3f}",
             f"{row.speedup:.2f}x",
             f"{row.mse:.2e}",
@@ -80,9 +81,9 @@ def versions_table(versions: list[RegisteredVersion]) -> Table:
         table.add_column(heading)
     for version in versions:
         table.add_row(
-            version.name,
+            escape(version.name),
             str(version.version),
-            ", ".join(version.aliases),
+            escape(", ".join(version.aliases)),
             f"{version.compute_share:.3f}",
             f"{version.mse:.2e}",
             version.sha256[:12],
@@ -93,7 +94,7 @@ def versions_table(versions: list[RegisteredVersion]) -> Table:
 
 def schedule_summary(schedule: Schedule) -> dict[str, Any]:
     """Units computed and removed, in all and by kind, and the cost; plain values for JSON."""
-    kinds = [name.rsplit(".", 1)[1] for name in schedule.model.units]
+    kinds = [name.rpartition(".")[2] for name in schedule.model.units]
     removed = Counter(kind for row in schedule.compute for kind, bit in zip(kinds, row, strict=True) if not bit)
     total = schedule.sampler.steps * len(kinds)
     return {
@@ -117,7 +118,7 @@ def schedule_table(schedule: Schedule) -> Table:
     table = Table(show_header=False)
     for key, value in schedule_summary(schedule).items():
         lines = ", ".join(f"{name} {part}" for name, part in value.items()) if isinstance(value, dict) else str(value)
-        table.add_row(key, lines)
+        table.add_row(key, escape(lines))
     mask = "\n".join("".join("█" if bit else "·" for bit in row) for row in schedule.compute)
     table.add_row("mask (steps down, units across)", mask)
     return table

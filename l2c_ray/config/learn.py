@@ -12,7 +12,7 @@ class RunSection(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")] | None = None
     """A run of the same name goes on from its last checkpoint; without a name every run is a new one."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, le=2**53)] = 0
     experiment: Annotated[str, Field(min_length=1)] = "l2c"
     """The MLflow experiment."""
     storage: Annotated[str, Field(min_length=1)] | None = None

@@ -11,7 +11,7 @@ class PretrainingConfig(JobConfig):
     """A small DiT and how it is trained."""
 
     name: Annotated[str, Field(min_length=1)]
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, le=2**40)] = 0
     depth: Annotated[int, Field(ge=1)]
     heads: Annotated[int, Field(ge=1)]
     head_dim: Annotated[int, Field(ge=1)]

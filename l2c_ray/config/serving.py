@@ -11,6 +11,8 @@ class ServingConfig(JobConfig):
     """What is served: a model under the schedule that holds an alias of the registry."""
 
     model: Annotated[str, Field(min_length=1)]
+    checkpoint: Annotated[str, Field(min_length=1)] | None = None
+    """A folder in diffusers' layout, in place of the weights that ship in the package."""
     sampler: Annotated[str, Field(min_length=1)] = "ddim"
     steps: Annotated[int, Field(ge=2, le=1000)] = 20
     alias: Annotated[str, Field(min_length=1)] = "champion"

@@ -70,8 +70,8 @@ def plot_images(rows: Sequence[tuple[str, Tensor]]) -> bytes:
 
 
 def _short_name(unit: str) -> str:
-    _, block, kind = unit.split(".")
-    return f"{kind[0].upper()}{block}"
+    block, _, kind = unit.rpartition(".")
+    return f"{kind[:1].upper()}{block.rpartition('.')[2]}"
 
 
 def _png(figure: Figure) -> bytes:

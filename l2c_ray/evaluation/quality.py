@@ -25,5 +25,6 @@ def frechet_distance(images: Tensor, reference: Tensor) -> float:
     metric = FrechetInceptionDistance(feature=classifier.load(), normalize=True)
     metric.update(reference, real=True)
     metric.update(images, real=False)
-    # Rounding can take the distance of a set to itself below zero.
-    return max(0.0, float(metric.compute()))
+    distance = float(metric.compute())
+    # Rounding can take the distance of a set to itself below zero; what is not a number stays none.
+    return 0.0 if distance < 0 else distance

@@ -95,16 +95,14 @@ class RouterLearner:
         """Cache steps in a random order, each once before any comes again."""
         pairs = self.router.cache_steps
         lap, position = divmod(self.iteration, len(pairs))
-        order = torch.randperm(len(pairs), generator=self._generator(lap, rank=0))
+        order = torch.randperm(len(pairs), generator=self._generator("pairs", lap))
         return pairs[int(order[position])]
 
     def _draw_batch(self) -> tuple[Tensor, Tensor, Tensor]:
-        generator = self._generator(self.iteration, self._rank)
+        generator = self._generator("batch", self.iteration, self._rank)
         chosen = torch.randint(len(self._images), (self._config.training.batch_size,), generator=generator)
         noise = torch.randn((len(chosen), *self._images.shape[1:]), generator=generator)
         return self._images[chosen], noise.to(self._images.device), self._labels[chosen]
 
-    def _generator(self, number: int, rank: int) -> torch.Generator:
-        config = self._config
-        seed = draw_seed(config.run.seed, number, config.training.iterations, rank, config.cluster.workers)
-        return torch.Generator().manual_seed(seed)
+    def _generator(self, purpose: str, number: int, rank: int = 0) -> torch.Generator:
+        return torch.Generator().manual_seed(draw_seed(self._config.run.seed, purpose, number, rank))

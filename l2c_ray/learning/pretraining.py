@@ -9,7 +9,6 @@ from diffusers import DDIMScheduler, DiTTransformer2DModel
 from torch import Tensor, nn
 
 from l2c_ray.config.pretraining import PretrainingConfig
-from l2c_ray.learning.seeding import draw_seed
 from l2c_ray.learning.state import pack, unpack
 
 _EMA = "ema."
@@ -37,9 +36,9 @@ class Pretrainer:
     def step(self) -> None:
         """One optimizer step on the mean squared error of the predicted noise."""
         config, number = self.config, self.step_index
-        draw = torch.Generator().manual_seed(draw_seed(config.seed, number, config.steps))
+        draw = torch.Generator().manual_seed(config.seed * config.steps + number)
         # Label dropout draws from torch's global generator.
-        torch.manual_seed(draw_seed(config.seed, number, config.steps))
+        torch.manual_seed(config.seed * config.steps + number)
         chosen = torch.randint(len(self._images), (config.batch_size,), generator=draw)
         timesteps = torch.randint(self._scheduler.config.num_train_timesteps, (config.batch_size,), generator=draw)
         clean = self._images[chosen]

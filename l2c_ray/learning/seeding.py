@@ -1,6 +1,9 @@
 """Seeds of single draws, so that iteration i of a resumed run draws what iteration i of an undisturbed one does."""
 
+import hashlib
 
-def draw_seed(seed: int, iteration: int, iterations: int, rank: int = 0, workers: int = 1) -> int:
-    """A number of its own for every (seed, iteration, rank) of one config."""
-    return (seed * iterations + iteration) * workers + rank
+
+def draw_seed(seed: int, purpose: str, number: int, rank: int = 0) -> int:
+    """A 63-bit seed of its own for every (seed, purpose, number, rank), whatever else a config says."""
+    digest = hashlib.sha256(f"{seed} {purpose} {number} {rank}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

@@ -1,7 +1,6 @@
 """Models by name: embedded ones ship in the package, any of them can take its weights from a folder."""
 
 import hashlib
-import json
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -46,11 +45,16 @@ def _load_dit(name: str, folder: Path) -> CacheableTransformer:
             folder, subfolder="transformer", local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
         )
         scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
-    except (OSError, ValueError, RuntimeError, json.JSONDecodeError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:
+        # Diffusers lets whatever a broken config leads to through: TypeError, ZeroDivisionError and the like.
+        reason = " ".join(str(error).split("\n")[:2]) or type(error).__name__
+        raise CheckpointError(str(folder), f"cannot be loaded ({reason})", "give a whole DiT") from error
+    if scheduler.config.prediction_type != "epsilon":
         raise CheckpointError(
-            str(folder), f"cannot be loaded ({reason})", "check that it is whole and a DiT"
-        ) from error
+            str(folder / "scheduler"),
+            f"predicts {scheduler.config.prediction_type}",
+            "give a model that predicts epsilon",
+        )
     for problem in ("missing_keys", "unexpected_keys"):
         if report[problem]:
             tensor = sorted(report[problem])[0]

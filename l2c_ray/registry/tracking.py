@@ -10,9 +10,11 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import mlflow
+import requests
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from l2c_ray.errors import UnreachableError
 from l2c_ray.storage.files import home, make_writable
@@ -21,7 +23,7 @@ RUN_NAME_TAG = "l2c.run"
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
-_DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306}
+_DEFAULT_PORTS = {"postgresql": 5432, "mysql": 3306}
 _CONNECT_SECONDS = 5
 _METRICS_A_CALL = 1000
 
@@ -39,23 +41,20 @@ def connect() -> MlflowClient:
         StorageError: the folder of a sqlite file cannot be written.
     """
     uri = tracking_uri()
-    address = urlsplit(uri)
+    shown = _without_password(uri)
     # A bar for files of a few kilobytes only clutters logs.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    if address.scheme == "sqlite":
-        make_writable(Path(address.path[1:]).parent)
+    if uri.startswith("sqlite:///"):
+        make_writable(Path(uri.removeprefix("sqlite:///")).parent)
     try:
-        if address.hostname:
-            # MLflow retries for minutes; a closed port is known at once.
-            port = address.port or _DEFAULT_PORTS.get(address.scheme.split("+")[0], 80)
-            socket.create_connection((address.hostname, port), timeout=_CONNECT_SECONDS).close()
+        _knock(uri)
         mlflow.set_tracking_uri(uri)
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
-    except (OSError, MlflowException) as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, ValueError, MlflowException, SQLAlchemyError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0].replace(uri, shown)
         raise UnreachableError(
-            _without_password(uri),
+            shown,
             f"the tracking server does not answer ({reason})",
             "start it or set MLFLOW_TRACKING_URI",
         ) from error
@@ -111,6 +110,22 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in config.items():
         flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
     return flat
+
+
+def _knock(uri: str) -> None:
+    """Asks a server for a sign of life within seconds; MLflow's own retries go on for minutes.
+
+    Raises:
+        OSError: nobody answers.
+        ValueError: the address is none.
+    """
+    address = urlsplit(uri)
+    if address.scheme in ("http", "https"):
+        # Any answer will do, also a refusal: not every server has this route.
+        requests.get(f"{uri.rstrip('/')}/health", timeout=_CONNECT_SECONDS)
+    elif address.hostname:
+        port = address.port or _DEFAULT_PORTS.get(address.scheme.split("+")[0], 0)
+        socket.create_connection((address.hostname, port), timeout=_CONNECT_SECONDS).close()
 
 
 def _without_password(uri: str) -> str:

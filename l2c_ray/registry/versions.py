@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from l2c_ray.errors import RegistryError
+from l2c_ray.errors import RegistryError, StorageError
 from l2c_ray.registry.pyfunc import signature
 from l2c_ray.schedule import Schedule
 from l2c_ray.storage.files import read_text
@@ -64,7 +64,12 @@ def register(
     """Makes a version of a measured schedule, and the champion if it is worth serving and beats the one there is.
 
     The same schedule is the same version, however often it is registered.
+
+    Raises:
+        RegistryError: the schedule's error has not been measured.
     """
+    if schedule.quality is None or "mse" not in schedule.quality.metrics:
+        raise RegistryError("quality", "the schedule's error was not measured", "measure it before registering it")
     name = model_name(schedule.model.name, schedule.sampler.name, schedule.sampler.steps)
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name, description="Caching schedules, one version each")
@@ -111,9 +116,10 @@ def load_schedule(version: RegisteredVersion) -> Schedule:
     with tempfile.TemporaryDirectory() as folder:
         try:
             local = mlflow.artifacts.download_artifacts(version.uri, dst_path=folder)
-        except (MlflowException, OSError) as error:
+            text = read_text(Path(local, "data", SCHEDULE_FILE))
+        except (MlflowException, OSError, StorageError) as error:
             raise RegistryError(version.uri, f"cannot be fetched ({error})", "check the artifact storage") from error
-        schedule = Schedule.from_json(read_text(Path(local, "data", SCHEDULE_FILE)), source=version.uri)
+        schedule = Schedule.from_json(text, source=version.uri)
     if schedule.sha256 != version.sha256:
         raise RegistryError(version.uri, "its file is another schedule than was registered", "register it again")
     return schedule
@@ -149,8 +155,11 @@ def _create(
 def _holder(client: MlflowClient, name: str, alias: str) -> RegisteredVersion | None:
     try:
         return _read(client, client.get_model_version_by_alias(name, alias))
-    except MlflowException:
-        return None
+    except MlflowException as error:
+        # MLflow has one code for a missing model and another for a missing alias; anything else is no answer at all.
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
 
 
 def _read(client: MlflowClient, found: ModelVersion) -> RegisteredVersion:

@@ -13,6 +13,7 @@ from ray.serve import Application
 from starlette.exceptions import HTTPException
 
 from l2c_ray.config.serving import ServingConfig
+from l2c_ray.serving.binding import bind_to_node_address
 from l2c_ray.serving.engine import Engine, UnfitRequestError, UnknownModelError
 from l2c_ray.serving.schema import ErrorBody, ErrorDetail, GenerationRequest, GenerationResponse, Health, ModelList
 
@@ -21,42 +22,7 @@ Answer = TypeVar("Answer")
 api = FastAPI(title="l2c_ray", docs_url=None, redoc_url=None)
 
 
-def build(args: dict[str, Any]) -> Application:
-    """The application of a Serve config; `args` are the keys of `ServingConfig`.
-
-    Raises:
-        ConfigError: a key is unknown or out of range.
-    """
-    config = ServingConfig.parse(args, source="args")
-    needs = {"num_cpus": config.cpus_per_replica, "num_gpus": config.gpus_per_replica}
-    deployment = ImageService.options(num_replicas=config.replicas, ray_actor_options=needs)  # type: ignore[attr-defined]
-    application: Application = deployment.bind(config.model_dump())
-    return application
-
-
-@serve.deployment
-@serve.ingress(api)
-class ImageService:
-    """One replica: an engine, and the one thread that runs it, so that the event loop stays free."""
-
-    def __init__(self, config: dict[str, Any]) -> None:
-        self._engine = Engine(ServingConfig.parse(config, source="args"))
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
-
-    @api.post("/v1/images/generations")
-    async def generate(self, body: GenerationRequest) -> GenerationResponse:
-        return await self._off_the_loop(lambda: self._engine.generate(body))
-
-    @api.get("/v1/models")
-    async def models(self) -> ModelList:
-        return await self._off_the_loop(self._engine.models)
-
-    @api.get("/health")
-    async def health(self) -> Health:
-        return Health()
-
-    async def _off_the_loop(self, work: Callable[[], Answer]) -> Answer:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+# Serve copies the application when it decorates the class, so the handlers must be there before it.
 
 
 @api.exception_handler(RequestValidationError)
@@ -86,3 +52,42 @@ async def _refuse_route(request: Request, error: HTTPException) -> JSONResponse:
 def _refusal(status: int, message: str, param: str | None, code: str | None = None) -> JSONResponse:
     body = ErrorBody(error=ErrorDetail(message=message, param=param, code=code))
     return JSONResponse(body.model_dump(), status)
+
+
+@serve.deployment
+@serve.ingress(api)
+class ImageService:
+    """One replica: an engine, and the one thread that runs it, so that the event loop stays free."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        bind_to_node_address()
+        self._engine = Engine(ServingConfig.parse(config, source="args"))
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+
+    @api.post("/v1/images/generations")
+    async def generate(self, body: GenerationRequest) -> GenerationResponse:
+        return await self._off_the_loop(lambda: self._engine.generate(body))
+
+    @api.get("/v1/models")
+    async def models(self) -> ModelList:
+        return await self._off_the_loop(self._engine.models)
+
+    @api.get("/health")
+    async def health(self) -> Health:
+        return Health()
+
+    async def _off_the_loop(self, work: Callable[[], Answer]) -> Answer:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def build(args: dict[str, Any]) -> Application:
+    """The application of a Serve config; `args` are the keys of `ServingConfig`.
+
+    Raises:
+        ConfigError: a key is unknown or out of range.
+    """
+    config = ServingConfig.parse(args, source="args")
+    needs = {"num_cpus": config.cpus_per_replica, "num_gpus": config.gpus_per_replica}
+    deployment = ImageService.options(num_replicas=config.replicas, ray_actor_options=needs)  # type: ignore[attr-defined]
+    application: Application = deployment.bind(config.model_dump())
+    return application

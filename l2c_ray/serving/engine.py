@@ -3,6 +3,7 @@
 import base64
 import logging
 import time
+from pathlib import Path
 
 import torch
 
@@ -48,7 +49,7 @@ class Engine:
         self._client = tracking.connect()
         self._version, self._schedule = self._fetch()
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = zoo.load(config.model, device=device)
+        model = zoo.load(config.model, Path(config.checkpoint) if config.checkpoint else None, device)
         solver = make_solver(config.sampler, config.steps, model.scheduler)
         self._pipeline = Pipeline(model, solver, self._schedule.sampler.guidance_scale)
         self._schedule.require(model.identity(), solver.identity(self._schedule.sampler.guidance_scale))

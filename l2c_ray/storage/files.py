@@ -31,8 +31,9 @@ def make_writable(folder: Path) -> Path:
 def write_bytes(path: Path, content: bytes) -> Path:
     """Writes the file so that it is either there whole or not at all; missing folders are made."""
     make_writable(path.parent)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = ""
     try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
@@ -45,7 +46,8 @@ def write_bytes(path: Path, content: bytes) -> Path:
             str(path), f"cannot be written ({error.strerror})", "free space or change the place"
         ) from error
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
     return path
 
 

@@ -72,7 +72,7 @@ def test_generate_takes_a_schedule_from_a_file_or_by_its_alias(
     ("changes", "named"),
     [
         ({"model": "digits"}, "model.name"),
-        ({"--label": 10}, "--label"),
+        ({"--label": 10}, "label"),
         ({"--sampler": "euler"}, "sampler.name"),
         ({"--checkpoint": "none"}, "none"),
         ({"--schedule": "none.json"}, "none.json"),

@@ -211,11 +211,11 @@ def constant(value: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def test_every_draw_of_a_config_has_a_seed_of_its_own() -> None:
-    iterations, workers = 7, 3
     seeds = [
-        draw_seed(seed, iteration, iterations, rank, workers)
+        draw_seed(seed, purpose, number, rank)
         for seed in range(3)
-        for iteration in range(iterations)
-        for rank in range(workers)
+        for purpose in ("pairs", "batch")
+        for number in range(7)
+        for rank in range(3)
     ]
     assert len(set(seeds)) == len(seeds)

@@ -14,7 +14,7 @@ from unit_factories import tiny_pipeline
 from l2c_ray.caching.executor import ScheduleExecutor
 from l2c_ray.caching.pipeline import Pipeline, encode_png, to_pixels
 from l2c_ray.caching.plan import Action, plan
-from l2c_ray.errors import ScheduleError
+from l2c_ray.errors import L2CError, ScheduleError
 from l2c_ray.evaluation.cost import make_schedule
 from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.policies.fixed_interval import fixed_interval_mask
@@ -179,6 +179,12 @@ def test_schedule_of_another_guidance_scale_is_refused() -> None:
     schedule = scheduled(tiny_pipeline(guidance_scale=2.0), ((1,) * 4,) * 4)
     with pytest.raises(ScheduleError, match=r"sampler\.guidance_scale"):
         tiny_pipeline(guidance_scale=1.5).generate([0], [0], schedule)
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 1.5])
+def test_labels_without_a_seed_each_are_refused(guidance_scale: float) -> None:
+    with pytest.raises((ValueError, L2CError)):
+        tiny_pipeline(guidance_scale=guidance_scale).generate([0, 1], [5])
 
 
 def test_full_run_asks_for_every_unit() -> None:

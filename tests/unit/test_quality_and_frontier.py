@@ -122,6 +122,12 @@ def test_fewer_steps_are_as_many_as_each_compute_share_buys(cached: list[int], s
     assert [candidate.compute_share for candidate in fewer] == [count / 20 for count in steps]
 
 
+def test_fewer_steps_are_not_one_too_few_by_rounding() -> None:
+    assert 580 / 1000 * 50 < 29
+    candidates = standard_candidates(tiny_pipeline(steps=50), {"mine": costing(580)})
+    assert [candidate.steps for candidate in candidates if candidate.name.endswith(" steps")] == [29]
+
+
 def test_candidates_are_the_full_run_then_the_schedules_then_the_rules_to_beat() -> None:
     mine = costing(620)
     candidates = standard_candidates(tiny_pipeline(steps=20), {"mine": mine})
