@@ -1,6 +1,6 @@
 """The frontier of the two shipped configs: learned on the cluster, against fewer steps and the fixed interval.
 
-Each config is learned with three seeds; the ratios are of errors in the same run, and their spread is printed.
+Each config is learned with two seeds; the ratios are of errors in the same run, and their spread is printed.
 
 What was tried and did not help:
 - lambda alone, with 40 updates of each row at learning rate 0.05: the logits could not leave 0.5 behind, and the
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from real_cluster import DIGITS, Cluster
 
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1)
 
 
 @pytest.mark.parametrize(
