@@ -12,26 +12,23 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import requests
+import torch
+from PIL import Image
+from torch import Tensor
+
+from l2c_ray.cli.output import console
+from l2c_ray.distributed import local_head
+from l2c_ray.distributed.learn import FRONTIER_FILE, HEATMAP_FILE
+from l2c_ray.distributed.local_head import LocalHead
+from l2c_ray.errors import L2CError, UnreachableError
+from l2c_ray.evaluation.plots import plot_images
+from l2c_ray.registry import tracking
+from l2c_ray.registry.versions import get_version
+from l2c_ray.storage.files import home, write_bytes, write_text
+
 REPOSITORY = Path(__file__).resolve().parent.parent
-# Before anything asks for the home folder: a trial run should leave nothing outside of the checkout.
-os.environ.setdefault("L2C_HOME", str(REPOSITORY / ".l2c"))
-
-import numpy as np  # noqa: E402
-import requests  # noqa: E402
-import torch  # noqa: E402
-from PIL import Image  # noqa: E402
-from torch import Tensor  # noqa: E402
-
-from l2c_ray.cli.output import console  # noqa: E402
-from l2c_ray.distributed import local_head  # noqa: E402
-from l2c_ray.distributed.learn import FRONTIER_FILE, HEATMAP_FILE  # noqa: E402
-from l2c_ray.distributed.local_head import LocalHead  # noqa: E402
-from l2c_ray.errors import L2CError, UnreachableError  # noqa: E402
-from l2c_ray.evaluation.plots import plot_images  # noqa: E402
-from l2c_ray.registry import tracking  # noqa: E402
-from l2c_ray.registry.versions import get_version  # noqa: E402
-from l2c_ray.storage.files import home, write_bytes, write_text  # noqa: E402
-
 LEARN = ("python", "jobs/learn.py", "--config", "jobs/configs/digits.toml")
 SERVE_CONFIG = REPOSITORY / "jobs" / "configs" / "serve.yaml"
 SEED = 7
@@ -143,6 +140,8 @@ def say_where_everything_is(head: LocalHead, pictures: list[Path]) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
+    # A trial run leaves nothing outside of the checkout.
+    os.environ.setdefault("L2C_HOME", str(REPOSITORY / ".l2c"))
     parser.add_argument("action", choices=["up", "down"])
     try:
         sys.exit({"up": up, "down": down}[parser.parse_args().action]())

@@ -50,7 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 @app.command()
 def learn(
     config: Annotated[Path, typer.Argument(help="TOML file, for instance jobs/configs/digits.toml.")],
-    overrides: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a config key.")] = [],  # noqa: B006
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a config key.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Learn a schedule on the Ray cluster at $RAY_ADDRESS (or one started here), measure and register it."""
@@ -60,7 +62,7 @@ def learn(
     from l2c_ray.cli.learning import learn_and_report
     from l2c_ray.config.learn import LearnConfig
 
-    learn_and_report(LearnConfig.read(config, overrides), as_json)
+    learn_and_report(LearnConfig.read(config, overrides or ()), as_json)
 
 
 @app.command()
@@ -90,8 +92,8 @@ def generate(
 def compare(
     model: ModelArgument,
     schedules: Annotated[
-        list[str], typer.Option("--schedule", metavar="FILE|ALIAS", help="Schedule to compare; may be repeated.")
-    ] = [],  # noqa: B006
+        list[str] | None, typer.Option("--schedule", metavar="FILE|ALIAS", help="Schedule to compare; may be repeated.")
+    ] = None,
     images: Annotated[int, typer.Option(min=2, help="Images of the frontier protocol.")] = 512,
     out: Annotated[Path | None, typer.Option(help="Folder for frontier.json and frontier.png.")] = None,
     checkpoint: CheckpointOption = None,
@@ -105,7 +107,7 @@ def compare(
     from l2c_ray.cli.inputs import find_schedule, open_pipeline
 
     pipeline = open_pipeline(model, checkpoint, sampler, steps, guidance_scale)
-    chosen = {name: find_schedule(name, pipeline) for name in schedules}
+    chosen = {name: find_schedule(name, pipeline) for name in schedules or ()}
     compare_and_report(pipeline, chosen, images, out, as_json)
 
 

@@ -25,7 +25,7 @@ _MARK = "L2C_HEAD"
 """Every process of a head inherits this variable with the head's id, and is known by it when the head stops."""
 
 _START_SECONDS = 60
-_STOP_SECONDS = 15
+_STOP_SECONDS = 8
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ def evaluate_guided(
     Both halves run as one batch, so that a unit's cached value covers both. A scale of 1 needs no second half.
     """
     if guidance_scale == 1:
-        return model(sample, _times(timestep, sample), labels, branch)  # type: ignore[no-any-return]
+        conditional: Tensor = model(sample, _times(timestep, sample), labels, branch)
+        return conditional
     doubled = torch.cat([sample, sample])
     both_labels = torch.cat([labels, torch.full_like(labels, model.null_label)])
     conditional, unconditional = model(doubled, _times(timestep, doubled), both_labels, branch).chunk(2)
