@@ -88,6 +88,8 @@ def build(args: dict[str, Any]) -> Application:
     """
     config = ServingConfig.parse(args, source="args")
     needs = {"num_cpus": config.cpus_per_replica, "num_gpus": config.gpus_per_replica}
-    deployment = ImageService.options(num_replicas=config.replicas, ray_actor_options=needs)  # type: ignore[attr-defined]
-    application: Application = deployment.bind(config.model_dump())
+    # The decorators make a deployment of the class, which their annotations do not say.
+    deployment: Any = ImageService
+    options = deployment.options(num_replicas=config.replicas, ray_actor_options=needs)
+    application: Application = options.bind(config.model_dump())
     return application
