@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from l2c_ray.errors import RegistryError, StorageError
+from l2c_ray.errors import RegistryError, StorageError, UnreachableError
 from l2c_ray.registry.pyfunc import signature
 from l2c_ray.schedule import Schedule
 from l2c_ray.storage.files import read_text
@@ -97,6 +97,7 @@ def resolve(client: MlflowClient, name: str, alias: str) -> RegisteredVersion:
 
     Raises:
         RegistryError: no such model, or none of its versions has the alias.
+        UnreachableError: the registry does not answer.
     """
     version = _holder(client, name, alias)
     if version is None:
@@ -159,7 +160,7 @@ def _holder(client: MlflowClient, name: str, alias: str) -> RegisteredVersion | 
         # MLflow has one code for a missing model and another for a missing alias; anything else is no answer at all.
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
-        raise
+        raise UnreachableError(f"{name}@{alias}", f"the registry does not answer ({error})", "try again") from error
 
 
 def _read(client: MlflowClient, found: ModelVersion) -> RegisteredVersion:
