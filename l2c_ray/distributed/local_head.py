@@ -171,11 +171,14 @@ def _free_port(usual: int) -> int:
 
 
 def processes(identity: str) -> Iterator[psutil.Process]:
-    """The living processes of the head of this id."""
+    """The living processes of the head of this id (on Linux, from /proc)."""
+    mark = f"{_MARK}={identity}".encode()
     for process in psutil.process_iter():
         try:
-            if process.environ().get(_MARK) == identity and process.status() != psutil.STATUS_ZOMBIE:
+            # Read raw: Ray's processes rename themselves, which leaves a hole that psutil takes for the end.
+            marked = mark in Path(f"/proc/{process.pid}/environ").read_bytes()
+            if marked and process.status() != psutil.STATUS_ZOMBIE:
                 yield process
-        except psutil.Error:
+        except (OSError, psutil.Error):
             # It ended meanwhile, or is another user's.
             continue

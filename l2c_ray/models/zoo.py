@@ -52,7 +52,7 @@ def _load_dit(name: str, folder: Path) -> CacheableTransformer:
     if scheduler.config.prediction_type != "epsilon":
         raise CheckpointError(
             str(folder / "scheduler"),
-            f"predicts {scheduler.config.prediction_type}",
+            f"prediction_type is {scheduler.config.prediction_type}",
             "give a model that predicts epsilon",
         )
     for problem in ("missing_keys", "unexpected_keys"):
