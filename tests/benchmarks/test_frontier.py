@@ -7,7 +7,7 @@ What was tried and did not help:
   threshold cut through a heap of undecided scores (1.6 times the error at the same share).
 - timesteps spaced as DiT's authors do (from 999 to 0): the last evaluation, at timestep 0, changes nothing, so
   every rule gets one free step and the full run wastes one.
-- lambda 3.5e-4 in digits-fast.toml: 0.335 of the fixed interval's error, but at a share of 0.563.
+- Lambda 3.5e-4 in digits-fast.toml: 0.335 of the fixed interval's error, but at a share of 0.563.
 """
 
 import statistics
