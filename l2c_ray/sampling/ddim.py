@@ -19,7 +19,8 @@ class DDIM(Solver):
 
     def __init__(self, scheduler: DDIMScheduler, steps: int) -> None:
         scheduler.set_timesteps(steps)
-        positions = scheduler.timesteps.cpu()
+        # For some step counts diffusers' `trailing` rounds one timestep too many into the list, and it is -1.
+        positions = scheduler.timesteps.cpu()[:steps]
         self.timesteps = tuple(float(position) for position in positions)
         alphas_bar = scheduler.alphas_cumprod.double()[positions]
         # The last update ends at the clean image, where alpha-bar is 1.
