@@ -56,7 +56,7 @@ class TrainingSection(Section):
 
 
 class ClusterSection(Section):
-    """What a run takes of the Ray cluster. Each worker gets a GPU when the cluster has any."""
+    """What a run takes of the Ray cluster. Workers get a GPU each when there are enough."""
 
     workers: Annotated[int, Field(ge=1)] = 1
     cpus_per_worker: Annotated[int, Field(ge=1)] = 1

@@ -22,9 +22,9 @@ def connect() -> None:
         raise UnreachableError(address, f"Ray does not answer ({reason})", "start it or unset RAY_ADDRESS") from error
 
 
-def gpus_per_worker() -> int:
-    """One where the cluster has GPUs, else none."""
-    return 1 if ray.cluster_resources().get("GPU", 0) else 0
+def gpus_per_worker(workers: int) -> int:
+    """One where the cluster has a GPU for each of the workers, else none."""
+    return int(ray.cluster_resources().get("GPU", 0) >= workers)
 
 
 def require(wanted: ClusterSection) -> None:
@@ -33,13 +33,11 @@ def require(wanted: ClusterSection) -> None:
     Raises:
         ResourcesError: names the key that asks for too much.
     """
-    total = ray.cluster_resources()
-    needs = {"CPU": wanted.workers * wanted.cpus_per_worker, "GPU": wanted.workers * gpus_per_worker()}
-    for resource, needed in needs.items():
-        present = int(total.get(resource, 0))
-        if needed > present:
-            raise ResourcesError(
-                "cluster.workers",
-                f"{wanted.workers} workers need {needed} {resource}s, the cluster has {present}",
-                "lower cluster.workers or cluster.cpus_per_worker, or add nodes",
-            )
+    needed = wanted.workers * wanted.cpus_per_worker
+    present = int(ray.cluster_resources().get("CPU", 0))
+    if needed > present:
+        raise ResourcesError(
+            "cluster.workers",
+            f"{wanted.workers} workers need {needed} CPUs, the cluster has {present}",
+            "lower cluster.workers or cluster.cpus_per_worker, or add nodes",
+        )

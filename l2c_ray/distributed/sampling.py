@@ -18,7 +18,7 @@ class ClusterSampler:
     """A `SampleImages` over actors that keep the model. A context: the actors end with it."""
 
     def __init__(self, config: LearnConfig) -> None:
-        needs = {"num_cpus": config.cluster.cpus_per_worker, "num_gpus": gpus_per_worker()}
+        needs = {"num_cpus": config.cluster.cpus_per_worker, "num_gpus": gpus_per_worker(config.cluster.workers)}
         actor = ray.remote(_ShardSampler).options(**needs)
         values = config.model_dump(by_alias=True)
         self._actors: list[Any] = [actor.remote(values) for _ in range(config.cluster.workers)]

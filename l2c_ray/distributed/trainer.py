@@ -40,13 +40,14 @@ def train(config: LearnConfig, run_name: str, storage: Path, on_progress: OnProg
     # A report waits for the controller's next poll, which is 2 s away unless told.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     mailbox = open_mailbox()
+    gpus = gpus_per_worker(config.cluster.workers)
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"config": config.model_dump(by_alias=True), "mailbox": mailbox},
         scaling_config=ScalingConfig(
             num_workers=config.cluster.workers,
-            use_gpu=gpus_per_worker() > 0,
-            resources_per_worker={"CPU": config.cluster.cpus_per_worker, "GPU": gpus_per_worker()},
+            use_gpu=gpus > 0,
+            resources_per_worker={"CPU": config.cluster.cpus_per_worker, "GPU": gpus},
         ),
         run_config=RunConfig(
             name=run_name,

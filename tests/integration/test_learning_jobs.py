@@ -66,7 +66,6 @@ def test_killed_worker_does_not_change_the_schedule(cluster: Cluster) -> None:
     workers[1].send_signal(signal.SIGKILL)
     status, log = cluster.wait_for_job(job)
     assert status == JobStatus.SUCCEEDED, log
-    assert len({worker.pid for worker in workers}) == 2
     run = _mlflow_run(cluster, "disturbed")
     downloaded = cluster.mlflow.download_artifacts(run.info.run_id, "schedule.json", str(cluster.home))
     assert undisturbed["version"]["sha256"] in Path(downloaded).read_text()

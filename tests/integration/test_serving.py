@@ -105,12 +105,10 @@ def test_health_answers_while_images_are_sampled(service: httpx.Client) -> None:
     )
     sampling.start()
     time.sleep(0.3)
-    start = time.monotonic()
     assert service.get("/health").status_code == 200
-    waited, still_sampling = time.monotonic() - start, sampling.is_alive()
+    still_sampling = sampling.is_alive()
     sampling.join()
     assert still_sampling
-    assert waited < time.monotonic() - start
 
 
 def test_everything_listens_on_loopback_only(cluster: Cluster, service: httpx.Client) -> None:

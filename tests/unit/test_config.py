@@ -194,4 +194,4 @@ def test_shipped_config_fits_the_job_that_reads_it(path: Path) -> None:
 @pytest.mark.parametrize("path", SHIPPED_SERVE, ids=lambda path: path.name)
 def test_shipped_serve_config_has_arguments_that_fit(path: Path) -> None:
     for application in yaml.safe_load(path.read_text())["applications"]:
-        ServingConfig.parse(application["args"], source=path.name)
+        assert ServingConfig.parse(application["args"], source=path.name).model == "digits-dit"
