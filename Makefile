@@ -24,7 +24,7 @@ down: $(INSTALLED)
 # The pictures of the README.
 pictures: quickstart
 	mkdir -p infra/pictures
-	cp .l2c/pictures/*.png infra/pictures/
+	cp "$(or $(L2C_HOME),.l2c)"/pictures/*.png infra/pictures/
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -6,11 +6,13 @@ import base64
 import io
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import requests
@@ -26,11 +28,12 @@ from l2c_ray.errors import L2CError, UnreachableError
 from l2c_ray.evaluation.plots import plot_images
 from l2c_ray.registry import tracking
 from l2c_ray.registry.versions import get_version
-from l2c_ray.storage.files import home, write_bytes, write_text
+from l2c_ray.storage.files import home, read_text, write_bytes, write_text
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LEARN = ("python", "jobs/learn.py", "--config", "jobs/configs/digits.toml")
 SERVE_CONFIG = REPOSITORY / "jobs" / "configs" / "serve.yaml"
+SERVE_PORT = "port: 8000"
 SEED = 7
 READY_SECONDS = 120
 
@@ -39,6 +42,16 @@ NOISE = re.compile(r" (INFO|WARNING) (packaging|working_dir|dashboard_sdk)\.py")
 
 
 def up() -> int:
+    code = 1
+    try:
+        code = show_the_product()
+    finally:
+        if code and local_head.find():
+            console.print("not done; `make down` stops what is still up")
+    return code
+
+
+def show_the_product() -> int:
     head = local_head.find()
     if head is None:
         console.rule("starting a Ray head on loopback")
@@ -47,7 +60,7 @@ def up() -> int:
     if code := run("ray", "job", "submit", "--address", head.dashboard_url, "--working-dir", ".", "--", *LEARN):
         return code
     console.rule("serving it")
-    config = write_text(home() / "serve.yaml", SERVE_CONFIG.read_text().replace("8000", str(head.serve_port)))
+    config = write_text(home() / "serve.yaml", SERVE_CONFIG.read_text().replace(SERVE_PORT, f"port: {head.serve_port}"))
     if code := run("serve", "deploy", "--address", head.dashboard_url, str(config)):
         return code
     scheduled, full = wait_for_models(head)
@@ -95,7 +108,7 @@ def wait_for_models(head: LocalHead) -> list[dict[str, Any]]:
         except (requests.ConnectionError, requests.Timeout):
             pass
         time.sleep(1)
-    raise UnreachableError(head.serve_url, "the endpoint did not come up", f"see serve status and {head.dashboard_url}")
+    raise UnreachableError(head.serve_url, "the endpoint did not come up", f"see {head.dashboard_url}/#/serve")
 
 
 def draw(head: LocalHead, scheduled: dict[str, Any], full: dict[str, Any]) -> list[Path]:
@@ -115,12 +128,20 @@ def draw(head: LocalHead, scheduled: dict[str, Any], full: dict[str, Any]) -> li
 
 
 def ask_for_digits(head: LocalHead, model: str) -> Tensor:
-    """One digit of every class from the endpoint, [10, 1, 8, 8] in [-1, 1]."""
+    """One digit of every class from the endpoint, [10, 1, 8, 8] in [-1, 1].
+
+    Raises:
+        UnreachableError: the endpoint does not answer, or with an error.
+    """
+    route = f"{head.serve_url}/v1/images/generations"
     images = []
     for label in range(10):
-        body = {"label": label, "seed": SEED, "model": model}
-        answer = requests.post(f"{head.serve_url}/v1/images/generations", json=body, timeout=60)
-        answer.raise_for_status()
+        try:
+            answer = requests.post(route, json={"label": label, "seed": SEED, "model": model}, timeout=60)
+            answer.raise_for_status()
+        except requests.RequestException as error:
+            reason = str(error).splitlines()[0]
+            raise UnreachableError(route, f"drew no digit ({reason})", f"see {head.dashboard_url}/#/serve") from error
         png = base64.b64decode(answer.json()["data"][0]["b64_json"])
         images.append(torch.from_numpy(np.array(Image.open(io.BytesIO(png)))))
     return torch.stack(images)[:, None] / 127.5 - 1
@@ -128,23 +149,39 @@ def ask_for_digits(head: LocalHead, model: str) -> Tensor:
 
 def say_where_everything_is(head: LocalHead, pictures: list[Path]) -> None:
     console.rule("done")
+    token = local_head.token_file() or "$RAY_AUTH_TOKEN"
+    exports = local_head.exports_file()
     lines = [("picture", str(picture)) for picture in pictures] + [
         ("endpoint", f"{head.serve_url}/v1/images/generations"),
-        ("Ray dashboard", f"{head.dashboard_url} (log in with the token in ~/.ray/auth_token)"),
-        ("MLflow UI", f".venv/bin/mlflow ui --host 127.0.0.1 --backend-store-uri {tracking.tracking_uri()}"),
+        ("Ray dashboard", f"{head.dashboard_url} (log in with the token in {token})"),
+        ("MLflow", mlflow_access(tracking.tracking_uri())),
         ("stop it all", "make down"),
+        ("use it yourself", f". {exports}    (for ray, serve, l2c and mlflow in your shell; it says:)"),
     ]
     for name, value in lines:
-        console.print(f"{name:14} {value}", soft_wrap=True)
+        console.print(f"{name:15} {value}", soft_wrap=True, markup=False)
+    console.print(read_text(exports), soft_wrap=True, markup=False)
+
+
+def mlflow_access(uri: str) -> str:
+    """Where the tracking server's pages are, or the command that shows those of a database; without a password."""
+    shown = tracking.without_password(uri)
+    if urlsplit(uri).scheme in ("http", "https"):
+        return shown
+    store = shlex.quote(uri) if uri == shown else '"$MLFLOW_TRACKING_URI"'
+    return f"{Path(sys.executable).parent}/mlflow ui --host 127.0.0.1 --backend-store-uri {store}"
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    # A trial run leaves nothing outside of the checkout.
-    os.environ.setdefault("L2C_HOME", str(REPOSITORY / ".l2c"))
     parser.add_argument("action", choices=["up", "down"])
+    action = parser.parse_args().action
+    # A trial run leaves nothing outside of the checkout.
+    os.environ["L2C_HOME"] = os.environ.get("L2C_HOME") or str(REPOSITORY / ".l2c")
     try:
-        sys.exit({"up": up, "down": down}[parser.parse_args().action]())
+        sys.exit({"up": up, "down": down}[action]())
     except L2CError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -47,7 +47,7 @@ class Cluster:
 
     @property
     def jobs(self) -> JobSubmissionClient:
-        return self.head.jobs()
+        return JobSubmissionClient(self.head.dashboard_url, headers={"Authorization": f"Bearer {local_head.token()}"})
 
     def l2c(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Runs the command on this cluster."""

@@ -1,10 +1,9 @@
 """A Ray head on this machine alone: loopback addresses, token authentication, and nothing left behind when it stops."""
 
-import json
 import os
 import secrets
+import shlex
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -12,25 +11,31 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil
-from ray.job_submission import JobSubmissionClient
+import requests
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from l2c_ray.errors import UnreachableError
+from l2c_ray.errors import StorageError, UnreachableError
+from l2c_ray.registry.tracking import tracking_uri, without_password
 from l2c_ray.storage.files import home, make_writable, read_text, write_text
 
 _MARK = "L2C_HEAD"
 """Every process of a head inherits this variable with the head's id, and is known by it when the head stops."""
 
+_ADDRESSES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_DASHBOARD_ADDRESS")
+"""Where Ray's own clients look for a cluster; the second overrides even an `--address`."""
+
 _START_SECONDS = 60
 _STOP_SECONDS = 8
 
 
-@dataclass(frozen=True)
-class LocalHead:
+class LocalHead(BaseModel):
     """A head that was started here."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     id: str
     pid: int
@@ -54,36 +59,39 @@ class LocalHead:
     def serve_url(self) -> str:
         return f"http://127.0.0.1:{self.serve_port}"
 
-    def jobs(self) -> JobSubmissionClient:
-        """A client for submitting jobs, which this process's own environment need not authenticate."""
-        return JobSubmissionClient(self.dashboard_url, headers={"Authorization": f"Bearer {_token()}"})
-
     @property
     def alive(self) -> bool:
         return any(True for _ in processes(self.id))
 
 
 def environment() -> dict[str, str]:
-    """What a head, and every client of it, has to have in its environment."""
-    python_folder = str(Path(sys.executable).parent)
-    return os.environ | {
-        "PATH": f"{python_folder}{os.pathsep}{os.environ.get('PATH', '')}",
-        "L2C_HOME": str(home()),
-        "RAY_AUTH_MODE": "token",
-        # Ray's own switch for a node that binds to loopback and to nothing else.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    }
+    """What a head and its clients run in: the environment here, without the addresses of other clusters."""
+    inherited = {name: value for name, value in os.environ.items() if name not in _ADDRESSES}
+    path = f"{_programs()}{os.pathsep}{os.environ.get('PATH', '')}"
+    return inherited | {"PATH": path} | _settings()
 
 
 def find() -> LocalHead | None:
-    """The head that `start` started under this home folder, if it is still alive."""
+    """The head that `start` started under this home folder. The files of one that has died are removed.
+
+    Raises:
+        StorageError: another version of the package wrote down which head that is.
+    """
     path = _state_file()
     if not path.exists():
         return None
-    head = LocalHead(**json.loads(read_text(path)))
-    return head if head.alive else None
+    try:
+        head = LocalHead.model_validate_json(read_text(path))
+    except ValidationError as error:
+        raise StorageError(
+            str(path),
+            "does not describe a head of this version",
+            "stop that head with the version that started it; if it has ended, delete the file",
+        ) from error
+    if head.alive:
+        return head
+    _remove_files(head)
+    return None
 
 
 def start() -> LocalHead:
@@ -97,18 +105,22 @@ def start() -> LocalHead:
     # Unix sockets live in it, and their paths may not be long.
     temp_dir = tempfile.mkdtemp(prefix="l2c-ray-", dir=tempfile.gettempdir())
     log = home() / "ray-head.log"
-    dashboard, serve, gcs, client = (_free_port(port) for port in (8265, 8000, 6379, 20001))
+    dashboard, serve, gcs, client, agent = _free_ports(8265, 8000, 6379, 20001, 52365)
     command = ["ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={gcs}"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
+    command += [f"--dashboard-agent-listen-port={agent}"]
     # Two workers are what the shipped configs ask for, also where a machine has one core.
     command += [f"--num-cpus={max(2, os.cpu_count() or 2)}", f"--temp-dir={temp_dir}", "--disable-usage-stats"]
     variables = environment() | {_MARK: identity}
-    _token()
+    token()
     with log.open("w") as output:
         process = subprocess.Popen(command, env=variables, stdout=output, stderr=output, start_new_session=True)
-    head = LocalHead(identity, process.pid, gcs, dashboard, serve, temp_dir)
-    write_text(_state_file(), json.dumps(asdict(head)))
-    if not _takes_jobs(head, process):
+    head = LocalHead(
+        id=identity, pid=process.pid, gcs_port=gcs, dashboard_port=dashboard, serve_port=serve, temp_dir=temp_dir
+    )
+    write_text(_state_file(), head.model_dump_json())
+    write_text(exports_file(), _exports(head))
+    if not _takes_jobs(head, agent, process):
         stop(head)
         raise UnreachableError("Ray", "did not come up on this machine", f"see {log}")
     return head
@@ -117,57 +129,19 @@ def start() -> LocalHead:
 def stop(head: LocalHead) -> None:
     """Ends every process of the head and removes its files."""
     deadline = time.monotonic() + _STOP_SECONDS
-    if psutil.pid_exists(head.pid):
-        os.kill(head.pid, signal.SIGTERM)
+    for process in processes(head.id):
+        # Ray's launcher, which ends the others in order; by now its pid alone may be another program's.
+        if process.pid == head.pid:
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
     while head.alive and time.monotonic() < deadline:
         time.sleep(0.2)
-    for process in processes(head.id):
-        process.kill()
-    while head.alive:
+    while left := list(processes(head.id)):
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         time.sleep(0.1)
-    shutil.rmtree(head.temp_dir, ignore_errors=True)
-    _state_file().unlink(missing_ok=True)
-
-
-def _state_file() -> Path:
-    return home() / "local-head.json"
-
-
-def _takes_jobs(head: LocalHead, process: subprocess.Popen[bytes]) -> bool:
-    deadline = time.monotonic() + _START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            head.jobs().list_jobs()
-        except (ConnectionError, RuntimeError):
-            time.sleep(0.5)
-        else:
-            return True
-    return False
-
-
-def _token() -> str:
-    """What authenticates clients: as the environment says, or else Ray's own file of this user, made if missing."""
-    if given := os.environ.get("RAY_AUTH_TOKEN"):
-        return given
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    if not path.exists():
-        make_writable(path.parent)
-        write_text(path, secrets.token_hex(32))
-        path.chmod(0o600)
-    return read_text(path).strip()
-
-
-def _free_port(usual: int) -> int:
-    """The usual port if nobody listens on it, else any free one."""
-    for port in (usual, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise UnreachableError("127.0.0.1", "has no free port", "stop some servers")
+    _remove_files(head)
 
 
 def processes(identity: str) -> Iterator[psutil.Process]:
@@ -182,3 +156,96 @@ def processes(identity: str) -> Iterator[psutil.Process]:
         except (OSError, psutil.Error):
             # It ended meanwhile, or is another user's.
             continue
+
+
+def exports_file() -> Path:
+    """A file that a shell sources to reach the head; it is there as long as the head and holds no secret."""
+    return home() / "head.env"
+
+
+def token_file() -> Path | None:
+    """The file with what authenticates clients, by default Ray's own of this user; none if `$RAY_AUTH_TOKEN` is set."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return None
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token").absolute()
+
+
+def token() -> str:
+    """What authenticates clients. Its file is made if missing.
+
+    Raises:
+        StorageError: the file cannot be read or written.
+    """
+    path = token_file()
+    if path is None:
+        return os.environ["RAY_AUTH_TOKEN"]
+    if not path.exists():
+        write_text(path, secrets.token_hex(32), mode=0o600)
+    return read_text(path).strip()
+
+
+def _programs() -> Path:
+    """Where `ray`, `serve` and `l2c` are."""
+    return Path(sys.executable).parent
+
+
+def _settings() -> dict[str, str]:
+    return {
+        "L2C_HOME": str(home()),
+        "RAY_AUTH_MODE": "token",
+        # Ray's own switch for a node that binds to loopback and to nothing else.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    }
+
+
+def _exports(head: LocalHead) -> str:
+    values = _settings() | dict(zip(_ADDRESSES, (head.address, head.dashboard_url, head.dashboard_url), strict=True))
+    # Secrets stay where the user has them: in a file of their own, or in the environment.
+    if path := token_file():
+        values["RAY_AUTH_TOKEN_PATH"] = str(path)
+    if (uri := tracking_uri()) == without_password(uri):
+        values["MLFLOW_TRACKING_URI"] = uri
+    lines = [f'export PATH={shlex.quote(str(_programs()))}:"$PATH"']
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in values.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _takes_jobs(head: LocalHead, agent_port: int, process: subprocess.Popen[bytes]) -> bool:
+    """Whether, in time, the dashboard answers, which takes jobs, and the agent, which runs them."""
+    authorized = {"Authorization": f"Bearer {token()}"}
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        with suppress(requests.RequestException):
+            dashboard = requests.get(f"{head.dashboard_url}/api/jobs/", headers=authorized, timeout=5)
+            agent = requests.get(f"http://127.0.0.1:{agent_port}/api/local_raylet_healthz", timeout=5)
+            if dashboard.ok and agent.text == "success":
+                return True
+        time.sleep(0.5)
+    return False
+
+
+def _remove_files(head: LocalHead) -> None:
+    shutil.rmtree(head.temp_dir, ignore_errors=True)
+    exports_file().unlink(missing_ok=True)
+    _state_file().unlink(missing_ok=True)
+
+
+def _state_file() -> Path:
+    return home() / "local-head.json"
+
+
+def _free_ports(*usual: int) -> list[int]:
+    """For each the usual port if nobody listens on it, else any free one; no two are the same."""
+    with ExitStack() as held:
+        return [_bind(held.enter_context(socket.socket()), port) for port in usual]
+
+
+def _bind(probe: socket.socket, usual: int) -> int:
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    for port in (usual, 0):
+        with suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    raise UnreachableError("127.0.0.1", "has no free port", "stop some servers")

@@ -41,7 +41,7 @@ def connect() -> MlflowClient:
         StorageError: the folder of a sqlite file cannot be written.
     """
     uri = tracking_uri()
-    shown = _without_password(uri)
+    shown = without_password(uri)
     # A bar for files of a few kilobytes only clutters logs.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     if uri.startswith("sqlite:///"):
@@ -128,6 +128,7 @@ def _knock(uri: str) -> None:
         socket.create_connection((address.hostname, port), timeout=_CONNECT_SECONDS).close()
 
 
-def _without_password(uri: str) -> str:
+def without_password(uri: str) -> str:
+    """The address, fit to be shown."""
     password = urlsplit(uri).password
     return uri.replace(f":{password}@", ":***@") if password else uri

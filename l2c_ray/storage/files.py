@@ -28,8 +28,14 @@ def make_writable(folder: Path) -> Path:
         ) from error
 
 
-def write_bytes(path: Path, content: bytes) -> Path:
-    """Writes the file so that it is either there whole or not at all; missing folders are made."""
+def write_bytes(path: Path, content: bytes, mode: int = 0o666) -> Path:
+    """Writes the file so that it is either there whole or not at all; missing folders are made.
+
+    Its permissions are those of `mode` that the umask leaves, and never wider before it is whole.
+
+    Raises:
+        StorageError: the file or its folder cannot be written.
+    """
     make_writable(path.parent)
     temporary = ""
     try:
@@ -38,8 +44,8 @@ def write_bytes(path: Path, content: bytes) -> Path:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-            # mkstemp makes files private; give this one the permissions that open() would.
-            os.fchmod(file.fileno(), 0o666 & ~_umask())
+            # mkstemp makes files that only their owner may read or write.
+            os.fchmod(file.fileno(), mode & ~_umask())
         Path(temporary).replace(path)
     except OSError as error:
         raise StorageError(
@@ -51,9 +57,9 @@ def write_bytes(path: Path, content: bytes) -> Path:
     return path
 
 
-def write_text(path: Path, content: str) -> Path:
+def write_text(path: Path, content: str, mode: int = 0o666) -> Path:
     """As `write_bytes`, in UTF-8."""
-    return write_bytes(path, content.encode())
+    return write_bytes(path, content.encode(), mode)
 
 
 def read_text(path: Path) -> str:

@@ -96,6 +96,22 @@ def test_permissions_are_those_that_the_umask_leaves(tmp_path: Path, mask: int) 
     assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask
 
 
+def test_private_file_is_at_no_moment_open_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def look(handle: int) -> None:
+        seen.append(stat.S_IMODE(os.fstat(handle).st_mode))
+
+    monkeypatch.setattr(os, "fsync", look)
+    before = os.umask(0)
+    try:
+        path = write_text(tmp_path / "a", "secret", mode=0o600)
+    finally:
+        os.umask(before)
+    assert seen == [0o600]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
 def test_folder_is_made_and_stays_empty(tmp_path: Path) -> None:
     folder = tmp_path / "some" / "where"
     assert make_writable(folder) == folder
