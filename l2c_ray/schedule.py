@@ -6,7 +6,9 @@ hash, another format version) is refused with an error that names the field.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -15,7 +17,13 @@ from l2c_ray.errors import ScheduleError
 
 FORMAT = "l2c-schedule/1"
 
+_REMEDY = "take an unchanged schedule of this version"
+
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+"""Of a model, family or sampler; it becomes part of file names and of names in the registry."""
+UnitName = Annotated[str, Field(pattern=r"^[^\s.]+(\.[^\s.]+)+$")]
+"""The name of a block, a dot, and what the unit does in it, for instance `blocks.3.mlp`."""
 Mask = tuple[tuple[int, ...], ...]
 """[steps][units] of 0 (reuse) and 1 (compute)."""
 
@@ -27,28 +35,42 @@ class _Part(BaseModel):
 class ModelIdentity(_Part):
     """The model that a schedule was made for."""
 
-    name: str
-    family: str
+    name: Name
+    family: Name
     depth: Annotated[int, Field(ge=1)]
-    units: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Number of blocks."""
+    units: Annotated[tuple[UnitName, ...], Field(min_length=1)]
     """Names in the order of a forward pass."""
     weights_sha256: Sha256
+
+    @model_validator(mode="after")
+    def _units_of_so_many_blocks(self) -> Self:
+        if len(set(self.units)) < len(self.units):
+            doubled = next(name for name in self.units if self.units.count(name) > 1)
+            raise ValueError(f"units has {doubled} twice")
+        blocks = len({name.rpartition(".")[0] for name in self.units})
+        if blocks != self.depth:
+            raise ValueError(f"depth is {self.depth}, but units are of {blocks} blocks")
+        return self
 
 
 class SamplerIdentity(_Part):
     """The sampler that a schedule was made for."""
 
-    name: str
+    name: Name
     order: Annotated[int, Field(ge=1)]
     steps: Annotated[int, Field(ge=1)]
-    timesteps: tuple[float, ...]
+    timesteps: tuple[Annotated[float, Field(ge=0)], ...]
     """The model's timestep at each step, noisiest first."""
     guidance_scale: Annotated[float, Field(ge=0)]
 
     @model_validator(mode="after")
-    def _one_timestep_a_step(self) -> Self:
+    def _one_timestep_a_step_and_none_rising(self) -> Self:
         if len(self.timesteps) != self.steps:
             raise ValueError(f"timesteps has {len(self.timesteps)} values for {self.steps} steps")
+        for step, (before, after) in enumerate(pairwise(self.timesteps), start=1):
+            if after > before:
+                raise ValueError(f"timesteps rises at step {step}, from {before} to {after}")
         return self
 
 
@@ -86,6 +108,13 @@ class Quality(_Part):
 
     protocol: str
     metrics: dict[str, float]
+
+    @field_validator("metrics")
+    @classmethod
+    def _no_error_below_zero(cls, metrics: dict[str, float]) -> dict[str, float]:
+        if metrics.get("mse", 0) < 0:
+            raise ValueError(f"mse is {metrics['mse']}, less than 0")
+        return metrics
 
 
 class Schedule(_Part):
@@ -155,6 +184,7 @@ class Schedule(_Part):
 
     @classmethod
     def _validated(cls, text: str, source: str) -> Self:
+        _refuse_doubled_keys(text, source)
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
@@ -189,9 +219,20 @@ class Schedule(_Part):
         """Share of the full run's multiply-accumulates that is computed, in (0, 1]."""
         return self.cost.compute_share
 
-    def computed_units(self) -> int:
-        """Number of ones in the mask."""
-        return sum(map(sum, self.compute))
+
+def _refuse_doubled_keys(text: str, source: str) -> None:
+    """Readers of JSON differ in which of two values of one key they take, and the hash is of one of them."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        key, count = Counter(key for key, _ in pairs).most_common(1)[0] if pairs else ("", 0)
+        if count > 1:
+            raise ScheduleError(f"{key} in {source}", "is there more than once", _REMEDY)
+        return dict(pairs)
+
+    try:
+        json.loads(text, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise ScheduleError(source, f"is not JSON ({error})", _REMEDY) from error
 
 
 def _canonical(content: Mapping[str, Any]) -> str:
@@ -213,4 +254,4 @@ def _first_problem(error: ValidationError, source: str) -> ScheduleError:
     field = ".".join(str(part) for part in problem["loc"])
     message = problem["msg"].removeprefix("Value error, ")
     subject = f"{field} in {source}" if field else source
-    return ScheduleError(subject, message[0].lower() + message[1:], "take an unchanged schedule of this version")
+    return ScheduleError(subject, message[0].lower() + message[1:], _REMEDY)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.errors import InvalidInputError
+from l2c_ray.evaluation.cost import require_fit
 from l2c_ray.models import zoo
 from l2c_ray.registry import tracking
 from l2c_ray.registry.versions import load_schedule, model_name, resolve
@@ -23,11 +24,20 @@ def open_pipeline(model: str, checkpoint: Path | None, sampler: str, steps: int,
 
 def find_schedule(given: str, pipeline: Pipeline) -> Schedule:
     """The schedule in the file `given`, or the registered one that has the alias `given`, made for this pipeline."""
-    path = Path(given)
-    if path.suffix or path.exists():
-        schedule = Schedule.from_json(read_text(path), source=given)
+    if _names_a_file(given):
+        schedule = Schedule.from_json(read_text(Path(given)), source=given)
     else:
-        name = model_name(pipeline.model.name, pipeline.solver.name, pipeline.solver.steps)
+        name = model_name(pipeline.model.identity(), pipeline.solver.name, pipeline.solver.steps)
         schedule = load_schedule(resolve(tracking.connect(), name, given))
-    schedule.require(pipeline.model.identity(), pipeline.solver.identity(pipeline.guidance_scale))
+    require_fit(schedule, pipeline)
     return schedule
+
+
+def _names_a_file(given: str) -> bool:
+    if "/" in given or given.endswith(".json"):
+        return True
+    try:
+        return Path(given).is_file()
+    except OSError:
+        # Too long for the name of a file.
+        return False

@@ -6,7 +6,8 @@ Those functions are imported inside the commands, so that `--help` does not wait
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -39,8 +40,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Exit codes: 0 done, 2 bad input, 1 a failure at run time. The last line on stderr names what is wrong.
     """
-    try:
+    with errors_as_exit_codes():
         app(arguments)
+
+
+@contextmanager
+def errors_as_exit_codes() -> Iterator[None]:
+    """Ends the process at a typed error, with its exit code and with one line on stderr."""
+    try:
+        yield
     except L2CError as error:
         sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr)
@@ -83,7 +91,7 @@ def generate(
     from l2c_ray.storage.files import write_bytes
 
     pipeline = open_pipeline(model, checkpoint, sampler, steps, guidance_scale)
-    chosen = find_schedule(schedule, pipeline) if schedule else None
+    chosen = find_schedule(schedule, pipeline) if schedule is not None else None
     image = pipeline.generate([label], [seed], chosen)[0]
     typer.echo(write_bytes(out, encode_png(image)))
 

@@ -87,7 +87,7 @@ def versions_table(versions: list[RegisteredVersion]) -> Table:
             f"{version.compute_share:.3f}",
             f"{version.mse:.2e}",
             version.sha256[:12],
-            version.git_commit[:12],
+            version.git_commit[:12] + ("-dirty" if version.git_commit.endswith("-dirty") else ""),
         )
     return table
 

@@ -33,7 +33,7 @@ class JobConfig(Section):
             raise ConfigError(
                 str(path), f"cannot be read ({error.strerror})", "give the path of a TOML file"
             ) from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(str(path), f"is not TOML ({error})", "correct the file") from error
         for override in overrides:
             _apply(override, values)
@@ -57,6 +57,8 @@ def _apply(override: str, values: dict[str, Any]) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(key, f"is set to no value of TOML ({error})", "write it as section.key=value") from error
     for table in tables:
         values = values.setdefault(table, {})
         if not isinstance(values, dict):
@@ -73,9 +75,10 @@ def _first_problem(config: type[BaseModel], error: ValidationError, source: str)
     if problem["type"] == "missing":
         return ConfigError(subject, "is missing", "add it")
     message = problem["msg"].removeprefix("Value error, ")
-    given = repr(problem["input"])
+    given = problem["input"]
+    shown = repr(given) if isinstance(given, str | int | float) else ""
     return ConfigError(
-        subject, message[0].lower() + message[1:], f"it is {given} now" if len(given) < 80 else "change it"
+        subject, message[0].lower() + message[1:], f"it is {shown} now" if 0 < len(shown) < 80 else "change it"
     )
 
 

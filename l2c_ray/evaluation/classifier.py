@@ -4,10 +4,9 @@ from importlib.resources import files
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from l2c_ray.data.digits import NUM_CLASSES, LabelledImages
+from l2c_ray.data.digits import NUM_CLASSES
 from l2c_ray.errors import CheckpointError
 from l2c_ray.storage.tensors import read_tensors
 
@@ -61,22 +60,3 @@ def load() -> DigitClassifier:
             str(WEIGHTS), "holds other tensors than the classifier", "reinstall the package"
         ) from error
     return classifier.requires_grad_(False).eval()
-
-
-def train(data: LabelledImages, seed: int, epochs: int = 40, batch_size: int = 64) -> DigitClassifier:
-    """A classifier trained on `data` with cross-entropy, shifted by up to one pixel so that it does not memorise."""
-    torch.manual_seed(seed)
-    classifier = DigitClassifier()
-    steps = epochs * (len(data) // batch_size)
-    optimizer = torch.optim.AdamW(classifier.parameters(), lr=2e-3, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(steps):
-        chosen = torch.randint(len(data), (batch_size,))
-        down, right = torch.randint(-1, 2, (2,)).tolist()
-        images = torch.roll(data.images[chosen], (down, right), (2, 3))
-        loss = F.cross_entropy(classifier.head(classifier(images)), data.labels[chosen])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    return classifier.eval()

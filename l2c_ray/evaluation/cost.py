@@ -9,6 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from l2c_ray.caching.pipeline import Pipeline
+from l2c_ray.errors import ScheduleError
 from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.schedule import Cost, Mask, Provenance, Schedule
 
@@ -59,3 +60,22 @@ def make_schedule(pipeline: Pipeline, mask: Mask, provenance: Provenance) -> Sch
     model, solver = pipeline.model, pipeline.solver
     cost = count_macs(model).cost(mask)
     return Schedule.create(model.identity(), solver.identity(pipeline.guidance_scale), mask, provenance, cost)
+
+
+def require_fit(schedule: Schedule, pipeline: Pipeline) -> None:
+    """Refuses a schedule that was not made for this model and sampler, or that costs something else than it says.
+
+    Raises:
+        ScheduleError: names the first field that differs.
+    """
+    model = pipeline.model
+    schedule.require(model.identity(), pipeline.solver.identity(pipeline.guidance_scale))
+    counted = count_macs(model).cost(schedule.compute)
+    for name in ("full", "cached"):
+        said, found = getattr(schedule.cost, name), getattr(counted, name)
+        if said != found:
+            raise ScheduleError(
+                f"cost.{name}",
+                f"the schedule says {said}, but on {model.name} it is {found}",
+                "use a schedule learned for this model",
+            )

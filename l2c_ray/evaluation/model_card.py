@@ -1,23 +1,33 @@
 """Writes a pretrained model in diffusers' folder layout, with a card that says how it was made and how good it is."""
 
-import shutil
+import os
 import tempfile
 from pathlib import Path
 
-from diffusers import DDIMScheduler, DiTTransformer2DModel
+from safetensors import SafetensorError
 
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.config.pretraining import PretrainingConfig
 from l2c_ray.data import digits
+from l2c_ray.errors import StorageError
 from l2c_ray.evaluation import classifier
 from l2c_ray.evaluation.quality import frechet_distance
+from l2c_ray.learning.pretraining import Pretrained
 from l2c_ray.models import zoo
 from l2c_ray.sampling.solvers import make_solver
-from l2c_ray.storage.files import make_writable, write_text
+from l2c_ray.storage.files import make_writable, read_text, write_text
+
+JOB = "jobs/pretrain.py"
+"""What writes model folders; the card of each names it."""
 
 SAMPLES = 1000
 STEPS = 20
 GUIDANCE_SCALE = 1.5
+
+_WEIGHTS_CONFIG = zoo.WEIGHTS.with_name("config.json")
+_SCHEDULER_CONFIG = Path("scheduler", "scheduler_config.json")
+_FILES = (Path("README.md"), zoo.WEIGHTS, _WEIGHTS_CONFIG, _SCHEDULER_CONFIG)
+_WRITTEN = {*_FILES, zoo.WEIGHTS.parent, _SCHEDULER_CONFIG.parent}
 
 CARD = """\
 # {name}
@@ -39,30 +49,82 @@ A class-conditional DiT (arXiv 2212.09748) of {depth} layers and width {width} o
 """
 
 
-def write_model_folder(
-    folder: Path,
-    model: DiTTransformer2DModel,
-    scheduler: DDIMScheduler,
-    config: PretrainingConfig,
-    loss: float,
-    command: str,
-) -> str:
-    """Writes `folder` (transformer/, scheduler/, README.md), replacing one that is there; returns the card.
+def require_replaceable(folder: Path) -> None:
+    """Refuses a place for a model that cannot be written, or where something would be lost.
+
+    Only an empty folder, or one that holds nothing but what this job wrote, may be replaced.
+
+    Raises:
+        StorageError: names the place, and what is there.
+    """
+    folder = folder.resolve()
+    make_writable(folder.parent)
+    if not folder.exists():
+        return
+    foreign = _first_foreign(folder)
+    if foreign:
+        raise StorageError(str(foreign), f"was not written by {JOB}, which would remove it", "name another folder")
+
+
+def _first_foreign(folder: Path) -> Path | None:
+    """The first thing in `folder` that this job did not write, or the folder itself; None if there is nothing."""
+    if not folder.is_dir():
+        return folder
+    entries = 0
+    for path in folder.rglob("*"):
+        entries += 1
+        if path.relative_to(folder) not in _WRITTEN:
+            return path
+    card = folder / "README.md"
+    written_here = card.is_file() and JOB in read_text(card)
+    return None if written_here or not entries else folder
+
+
+def write_model_folder(folder: Path, pretrained: Pretrained, config: PretrainingConfig, command: str) -> str:
+    """Writes `folder` (transformer/, scheduler/, README.md), replacing one that this job wrote; returns the card.
 
     What is judged is what was written: the weights are read back in float16 before the samples are made.
+
+    Raises:
+        StorageError: the folder cannot be written, or holds something else.
     """
-    make_writable(folder.parent)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        new = Path(temporary) / "model"
-        model.half().save_pretrained(new / "transformer")
-        scheduler.save_pretrained(new / "scheduler")
-        card = _card(new, config, loss, command)
-        write_text(new / "README.md", card)
-        new.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        new.rename(folder)
+    folder = folder.resolve()
+    require_replaceable(folder)
+    try:
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-") as temporary:
+            new = Path(temporary, "new")
+            pretrained.model.half().save_pretrained(new / "transformer")
+            pretrained.scheduler.save_pretrained(new / "scheduler")
+            card = _card(new, config, pretrained.loss, command)
+            write_text(new / "README.md", card)
+            _flush(new)
+            # Training took long enough for something else to appear here.
+            require_replaceable(folder)
+            _replace(folder, new, aside=Path(temporary, "old"))
+    except (OSError, SafetensorError) as error:
+        raise StorageError(str(folder), f"cannot be written ({error})", "free space or change the place") from error
     return card
+
+
+def _flush(folder: Path) -> None:
+    """Has everything in `folder` on disk before its name says that it is whole."""
+    for path in (folder, *folder.rglob("*")):
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+
+
+def _replace(folder: Path, new: Path, aside: Path) -> None:
+    """Puts `new` in the place of `folder`, which goes to `aside`."""
+    if not folder.exists():
+        new.rename(folder)
+        return
+    folder.rename(aside)
+    try:
+        new.rename(folder)
+    except OSError:
+        aside.rename(folder)
+        raise
 
 
 def _card(folder: Path, config: PretrainingConfig, loss: float, command: str) -> str:

@@ -1,7 +1,10 @@
 """Trains a small class-conditional DiT from scratch, so that everything else has a real model to work on."""
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -9,9 +12,49 @@ from diffusers import DDIMScheduler, DiTTransformer2DModel
 from torch import Tensor, nn
 
 from l2c_ray.config.pretraining import PretrainingConfig
+from l2c_ray.data import digits
+from l2c_ray.data.digits import LabelledImages
+from l2c_ray.errors import CheckpointError, ConfigError, LearningError
 from l2c_ray.learning.state import pack, unpack
+from l2c_ray.storage.files import home, make_writable
+from l2c_ray.storage.tensors import read_tensors, write_tensors
 
 _EMA = "ema."
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """What training leaves behind."""
+
+    model: DiTTransformer2DModel
+    """With averaged weights, in evaluation mode."""
+    scheduler: DDIMScheduler
+    loss: float
+    """Averaged over the last steps."""
+
+
+def pretrain(config: PretrainingConfig, on_step: Callable[[int, float], None]) -> Pretrained:
+    """Trains on the digits to the end, going on from the last checkpoint under the home folder.
+
+    Args:
+        on_step: told after each step how many are done, and the loss averaged over the last ones.
+
+    Raises:
+        ConfigError: the images cannot be cut into such patches, or another config wrote the checkpoint.
+        CheckpointError: the checkpoint is not whole.
+        StorageError: checkpoints cannot be written.
+        LearningError: the loss or the weights left the range of numbers.
+    """
+    trainer = Pretrainer(config, digits.load())
+    checkpoint = make_writable(home() / "pretraining" / config.name) / "checkpoint.safetensors"
+    if checkpoint.exists():
+        trainer.resume(checkpoint)
+    while trainer.step_index < config.steps:
+        trainer.step()
+        on_step(trainer.step_index, trainer.recent_loss)
+        if trainer.step_index % config.checkpoint_every == 0 or trainer.step_index == config.steps:
+            trainer.save(checkpoint)
+    return Pretrained(trainer.average(), trainer.scheduler, trainer.recent_loss)
 
 
 class Pretrainer:
@@ -21,31 +64,36 @@ class Pretrainer:
     off and resumed is the run that was not.
     """
 
-    def __init__(self, config: PretrainingConfig, scheduler: DDIMScheduler, images: Tensor, labels: Tensor) -> None:
+    def __init__(self, config: PretrainingConfig, data: LabelledImages) -> None:
         torch.manual_seed(config.seed)
         self.config = config
+        self.scheduler = DDIMScheduler(timestep_spacing="trailing", clip_sample=False)
         self.step_index = 0
         self.recent_loss = 1.0
         """Exponential average of the loss over about 100 steps."""
-        self._scheduler = scheduler
-        self._images, self._labels = images, labels
-        self._model = build_transformer(config, images.shape[1], images.shape[2], int(labels.max()) + 1)
+        self._data = data
+        self._model = build_transformer(config)
         self._ema = {name: tensor.detach().clone() for name, tensor in self._model.state_dict().items()}
         self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=0.0, weight_decay=config.weight_decay)
 
     def step(self) -> None:
-        """One optimizer step on the mean squared error of the predicted noise."""
+        """One optimizer step on the mean squared error of the predicted noise.
+
+        Raises:
+            LearningError: the loss or the averaged weights are not finite.
+        """
         config, number = self.config, self.step_index
         draw = torch.Generator().manual_seed(config.seed * config.steps + number)
         # Label dropout draws from torch's global generator.
         torch.manual_seed(config.seed * config.steps + number)
-        chosen = torch.randint(len(self._images), (config.batch_size,), generator=draw)
-        timesteps = torch.randint(self._scheduler.config.num_train_timesteps, (config.batch_size,), generator=draw)
-        clean = self._images[chosen]
+        chosen = torch.randint(len(self._data), (config.batch_size,), generator=draw)
+        timesteps = torch.randint(self.scheduler.config.num_train_timesteps, (config.batch_size,), generator=draw)
+        clean = self._data.images[chosen]
         noise = torch.randn(clean.shape, generator=draw)
-        noisy = self._scheduler.add_noise(clean, noise, timesteps)
-        predicted = self._model(noisy, timesteps, self._labels[chosen]).sample
+        noisy = self.scheduler.add_noise(clean, noise, timesteps)
+        predicted = self._model(noisy, timesteps, self._data.labels[chosen]).sample
         loss = F.mse_loss(predicted, noise)
+        self._require_finite("loss", loss)
         for group in self._optimizer.param_groups:
             group["lr"] = config.learning_rate * _warmup_then_cosine(number, config.warmup_steps, config.steps)
         self._optimizer.zero_grad()
@@ -53,6 +101,9 @@ class Pretrainer:
         nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
         self._optimizer.step()
         self._average_weights()
+        for name, tensor in self._ema.items():
+            # Half precision is what they are written in.
+            self._require_finite(name, tensor.half())
         self.step_index += 1
         self.recent_loss += (loss.item() - self.recent_loss) / 100
 
@@ -62,19 +113,47 @@ class Pretrainer:
         model.load_state_dict(self._ema)
         return model.eval()
 
-    def state(self) -> dict[str, Tensor]:
-        """Everything that a resumed run needs."""
+    def save(self, checkpoint: Path) -> None:
+        """Writes everything that a resumed run needs, and the config that it belongs to."""
         tensors = pack(self._model, self._optimizer)
         tensors.update({_EMA + name: tensor for name, tensor in self._ema.items()})
         tensors["step"] = torch.tensor(self.step_index)
         tensors["recent_loss"] = torch.tensor(self.recent_loss, dtype=torch.float64)
-        return tensors
+        tensors["config"] = torch.tensor(list(self.config.model_dump_json().encode()), dtype=torch.uint8)
+        write_tensors(checkpoint, tensors)
 
-    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        unpack(tensors, self._model, self._optimizer)
-        self._ema = {name: tensors[_EMA + name].clone() for name in self._ema}
-        self.step_index = int(tensors["step"])
-        self.recent_loss = float(tensors["recent_loss"])
+    def resume(self, checkpoint: Path) -> None:
+        """Goes on from what `save` wrote.
+
+        Raises:
+            ConfigError: another config wrote it; names the first key that differs.
+            CheckpointError: it is not a whole checkpoint of a pretraining.
+        """
+        tensors = read_tensors(checkpoint)
+        try:
+            self._require_same_config(json.loads(bytes(tensors["config"].tolist())), checkpoint)
+            unpack(tensors, self._model, self._optimizer)
+            self._ema = {name: tensors[_EMA + name].clone() for name in self._ema}
+            self.step_index = int(tensors["step"])
+            self.recent_loss = float(tensors["recent_loss"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointError(
+                str(checkpoint), f"is no whole checkpoint ({reason})", "remove it to begin anew"
+            ) from error
+
+    def _require_same_config(self, began: dict[str, object], checkpoint: Path) -> None:
+        for key, value in self.config.model_dump(exclude={"checkpoint_every"}).items():
+            if began[key] != value:
+                raise ConfigError(
+                    key,
+                    f"is {value}, but the training in {checkpoint} began with {began[key]}",
+                    "take that value, or remove the file to begin anew",
+                )
+
+    def _require_finite(self, name: str, tensor: Tensor) -> None:
+        if not tensor.isfinite().all():
+            raise LearningError(name, f"is not finite at step {self.step_index}", "lower learning_rate")
 
     @torch.no_grad()
     def _average_weights(self) -> None:
@@ -84,10 +163,17 @@ class Pretrainer:
             self._ema[name].lerp_(tensor, 1 - decay)
 
 
-def build_transformer(
-    config: PretrainingConfig, channels: int, image_size: int, num_classes: int
-) -> DiTTransformer2DModel:
-    """A DiT whose blocks start as the identity (adaLN-zero) and whose output starts at zero."""
+def build_transformer(config: PretrainingConfig) -> DiTTransformer2DModel:
+    """A DiT for the digits whose blocks start as the identity (adaLN-zero) and whose output starts at zero.
+
+    Raises:
+        ConfigError: the patches do not fill an image.
+    """
+    channels, image_size, _ = digits.IMAGE_SHAPE
+    if image_size % config.patch_size:
+        raise ConfigError(
+            "patch_size", f"{config.patch_size} does not divide the {image_size} pixels of an image", "take a divisor"
+        )
     model = DiTTransformer2DModel(
         num_attention_heads=config.heads,
         attention_head_dim=config.head_dim,
@@ -95,7 +181,7 @@ def build_transformer(
         num_layers=config.depth,
         sample_size=image_size,
         patch_size=config.patch_size,
-        num_embeds_ada_norm=num_classes,
+        num_embeds_ada_norm=digits.NUM_CLASSES,
         norm_eps=1e-6,
     )
     for block in model.transformer_blocks:

@@ -13,8 +13,10 @@ def make_solver(name: str, steps: int, scheduler: DDIMScheduler) -> Solver:
     """The solver `name` with `steps` evaluations on the noise schedule that the model was trained with.
 
     Raises:
-        ConfigError: there is no such solver.
+        ConfigError: there is no such solver, or the noise schedule is too short for so many steps.
     """
     if name not in SOLVERS:
         raise ConfigError("sampler.name", f"there is no sampler {name!r}", f"take one of {', '.join(SOLVERS)}")
+    if steps > (longest := scheduler.config.num_train_timesteps):
+        raise ConfigError("sampler.steps", f"{steps} are more than the model's {longest} timesteps", "take fewer steps")
     return SOLVERS[name](scheduler, steps)

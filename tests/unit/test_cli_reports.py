@@ -29,10 +29,14 @@ def test_show_as_json_is_json(l2c: L2C, half_file: Path, half: Schedule) -> None
     assert summary["sha256"] == half.sha256
 
 
-def test_show_takes_unit_names_of_any_form(l2c: L2C, tmp_path: Path) -> None:
+def test_show_takes_blocks_and_kinds_of_any_name(l2c: L2C, tmp_path: Path) -> None:
     path = tmp_path / "foreign.json"
-    path.write_text(small_schedule(model=model_identity(units=("a", "b", "c", "d"))).to_json())
-    assert l2c("schedule", "show", path).code == 0
+    model = model_identity(units=("in.0.self", "in.0.cross", "out.0.self", "out.0.mix"))
+    path.write_text(small_schedule(model=model).to_json())
+    finished = l2c("schedule", "show", path, "--json")
+    assert finished.code == 0
+    # MASK reuses the first and third unit at step 1, and the second at step 2.
+    assert json.loads(finished.out)["units"]["removed_by_kind"] == {"self": 2, "cross": 1}
 
 
 def test_show_prints_text_in_brackets_as_it_is(l2c: L2C, tmp_path: Path) -> None:

@@ -170,6 +170,41 @@ def test_file_that_is_not_toml_is_refused_naming_it(tmp_path: Path, content: byt
     assert "not TOML" in message
 
 
+@pytest.mark.parametrize("content", ["a = " + "[" * 10_000, "a = " + "{b=" * 10_000, "a = " + "9" * 10_000])
+def test_toml_that_python_cannot_read_is_refused_naming_the_file(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "job.toml"
+    path.write_text(content)
+    message = refusal(path)
+    assert message.startswith(str(path))
+    assert "not TOML" in message
+
+
+@pytest.mark.parametrize("value", ["[" * 10_000, "9" * 10_000])
+def test_override_that_python_cannot_read_is_refused_naming_the_key(minimal: Path, value: str) -> None:
+    assert refusal(minimal, f"router.theta={value}").startswith("router.theta")
+
+
+def test_table_of_any_depth_in_place_of_a_value_is_refused_naming_the_key(tmp_path: Path) -> None:
+    path = tmp_path / "job.toml"
+    path.write_text(MINIMAL.replace("lambda = 1e-4", "lambda" + ".a" * 5000 + " = 1"))
+    assert refusal(path).startswith("router.lambda")
+
+
+@pytest.mark.parametrize("name", ["", "../../x", "a/b", ".hidden", "a b", "a" * 129, "a\nb"])
+def test_name_of_a_pretrained_model_must_be_a_file_name(name: str) -> None:
+    values = tomllib.loads((CONFIGS / "pretrain-digits.toml").read_text()) | {"name": name}
+    with pytest.raises(ConfigError) as caught:
+        PretrainingConfig.parse(values, source="test")
+    assert caught.value.subject == "name in test"
+
+
+@pytest.mark.parametrize(("heads", "head_dim"), [(1, 31), (1, 30), (2, 1), (3, 2)])
+def test_pretrained_width_must_be_a_multiple_of_4(heads: int, head_dim: int) -> None:
+    overrides = (f"heads={heads}", f"head_dim={head_dim}")
+    message = refusal(CONFIGS / "pretrain-digits.toml", *overrides, config=PretrainingConfig)
+    assert f"head_dim must be a multiple of 4, and is {heads * head_dim}" in message
+
+
 def test_pretraining_must_warm_up_before_the_end() -> None:
     message = refusal(CONFIGS / "pretrain-digits.toml", "warmup_steps=2500", config=PretrainingConfig)
     assert "warmup_steps" in message

@@ -1,10 +1,11 @@
 import pytest
 from unit_factories import tiny_dit, tiny_pipeline
 
-from l2c_ray.evaluation.cost import count_macs, make_schedule
+from l2c_ray.errors import ScheduleError
+from l2c_ray.evaluation.cost import count_macs, make_schedule, require_fit
 from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.policies.fixed_interval import fixed_interval_mask
-from l2c_ray.schedule import Mask, Provenance
+from l2c_ray.schedule import Cost, Mask, Provenance, Schedule
 
 WIDTH, TOKENS, TIME_FREQUENCIES, MLP_RATIO, PATCH = 8, 4, 256, 4, 2
 
@@ -79,3 +80,23 @@ def test_schedule_is_made_for_the_pipeline_with_its_cost() -> None:
     assert schedule.compute == mask
     assert schedule.cost == count_macs(pipeline.model).cost(mask)
     assert schedule.provenance.settings == {"interval": 2}
+
+
+def claiming(full: int, cached: int) -> Schedule:
+    """A schedule for the tiny pipeline that reuses everything at every second step, off by so much in its cost."""
+    made = make_schedule(tiny_pipeline(), fixed_interval_mask(4, 4, 2), Provenance(policy="test", settings={}))
+    cost = Cost(count=made.cost.count, full=made.cost.full + full, cached=made.cost.cached + cached)
+    return Schedule.create(made.model, made.sampler, made.compute, made.provenance, cost)
+
+
+def test_schedule_that_costs_what_it_says_fits() -> None:
+    require_fit(claiming(0, 0), tiny_pipeline())
+    with pytest.raises(ScheduleError, match=r"sampler\.guidance_scale"):
+        require_fit(claiming(0, 0), tiny_pipeline(guidance_scale=2.0))
+
+
+@pytest.mark.parametrize(("full", "cached", "field"), [(1, 0, "cost.full"), (0, -1, "cost.cached")])
+def test_schedule_that_costs_something_else_than_it_says_is_refused(full: int, cached: int, field: str) -> None:
+    with pytest.raises(ScheduleError) as caught:
+        require_fit(claiming(full, cached), tiny_pipeline())
+    assert caught.value.subject == field

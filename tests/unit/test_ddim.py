@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from unit_factories import tiny_dit
 
 from l2c_ray.errors import ConfigError
-from l2c_ray.models.base import compute_all
+from l2c_ray.models.base import CacheableTransformer, compute_all
 from l2c_ray.sampling.loop import evaluate_guided, noise_from_seeds, sample_images
 from l2c_ray.sampling.solver import Solver
 from l2c_ray.sampling.solvers import make_solver
@@ -60,6 +61,26 @@ def test_steps_go_down_and_are_as_many_as_wanted(spacing: str, steps: int) -> No
     solver = ddim(spacing, steps)
     assert solver.steps == steps
     assert all(a > b for a, b in zip(solver.timesteps, solver.timesteps[1:], strict=False))
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+def test_every_number_of_steps_has_as_many_timesteps_of_the_model_and_they_fall(spacing: str) -> None:
+    shared = scheduler(spacing)
+    for steps in range(1, 1001):
+        timesteps = make_solver("ddim", steps, shared).timesteps
+        assert len(timesteps) == steps
+        assert all(before > after for before, after in pairwise(timesteps))
+        assert 999 >= timesteps[0] >= timesteps[-1] >= 0
+
+
+def test_digits_model_has_the_trailing_spacing(digits_model: CacheableTransformer) -> None:
+    assert digits_model.scheduler.config.timestep_spacing == "trailing"
+    assert make_solver("ddim", 20, digits_model.scheduler).timesteps == ddim("trailing").timesteps
+
+
+def test_more_steps_than_the_model_has_timesteps_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"sampler\.steps.*50"):
+        make_solver("ddim", 51, DDIMScheduler(num_train_timesteps=50, clip_sample=False))
 
 
 def test_identity_says_how_the_trajectory_was_made() -> None:

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -35,8 +36,8 @@ def checkpoint(whole: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "checkpoint"))
 
 
-def change_config(checkpoint: Path, **values: Any) -> None:
-    path = checkpoint / CONFIG
+def change_config(checkpoint: Path, file: Path = CONFIG, **values: Any) -> None:
+    path = checkpoint / file
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
@@ -196,7 +197,58 @@ def test_config_that_makes_no_model_is_refused(checkpoint: Path, values: dict[st
     refusal(checkpoint)
 
 
-def test_model_that_predicts_something_else_than_noise_is_refused(checkpoint: Path) -> None:
-    path = checkpoint / SCHEDULER
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction_type": "v_prediction"}))
-    assert "prediction_type" in str(refusal(checkpoint))
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"prediction_type": "v_prediction"},
+        {"clip_sample": True},
+        {"thresholding": True},
+        {"set_alpha_to_one": False},
+        {"rescale_betas_zero_snr": True},
+    ],
+    ids=lambda value: next(iter(value)),
+)
+def test_scheduler_that_samples_otherwise_than_the_solvers_is_refused(checkpoint: Path, value: dict[str, Any]) -> None:
+    change_config(checkpoint, SCHEDULER, **value)
+    ((key, setting),) = value.items()
+    assert f"{key} is {setting}" in str(refusal(checkpoint))
+
+
+def test_scheduler_that_clips_because_nothing_else_is_said_is_refused(checkpoint: Path) -> None:
+    (checkpoint / SCHEDULER).write_text('{"_class_name": "DDIMScheduler"}')
+    assert "clip_sample is True" in str(refusal(checkpoint))
+
+
+def test_checkpoint_of_an_impossible_name_is_refused(tmp_path: Path) -> None:
+    assert "too long" in str(refusal(tmp_path / ("a" * 300)))
+
+
+class Trap:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, sprung: Path) -> None:
+        self.sprung = sprung
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return Path.touch, (self.sprung,)
+
+
+@pytest.mark.parametrize("name", ["diffusion_pytorch_model.bin", "diffusion_pytorch_model-00001-of-00001.bin"])
+@pytest.mark.parametrize("index", [None, "diffusion_pytorch_model.safetensors.index.json"])
+@pytest.mark.parametrize("beside", [False, True])
+def test_no_pickle_is_read_whatever_else_is_there(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, index: str | None, beside: bool
+) -> None:
+    folder, sprung = (checkpoint / zoo.WEIGHTS).parent, tmp_path / "sprung"
+    (folder / name).write_bytes(pickle.dumps(Trap(sprung)))
+    tensors = dict.fromkeys(load_file(checkpoint / zoo.WEIGHTS), name)
+    if index:
+        (folder / index).write_text(json.dumps({"metadata": {}, "weight_map": tensors}))
+    if not beside:
+        (checkpoint / zoo.WEIGHTS).unlink()
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("a pickle is read"))
+    if beside and not index:
+        assert zoo.load("digits-dit", checkpoint).depth == 2
+    else:
+        assert (index if beside and index else zoo.WEIGHTS.name) in refusal(checkpoint).subject
+    assert not sprung.exists()

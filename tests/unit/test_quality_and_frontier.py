@@ -7,8 +7,9 @@ from torch import Tensor
 from unit_factories import small_schedule, tiny_pipeline
 
 from l2c_ray.data import digits
-from l2c_ray.errors import CheckpointError
+from l2c_ray.errors import CheckpointError, StorageError
 from l2c_ray.evaluation import classifier
+from l2c_ray.evaluation.classifier_training import train_and_write
 from l2c_ray.evaluation.cost import make_schedule
 from l2c_ray.evaluation.frontier import Candidate, Measurement, Sampler, measure, standard_candidates
 from l2c_ray.evaluation.plots import plot_frontier, plot_images, plot_schedule
@@ -81,6 +82,22 @@ def test_classifier_without_its_file_is_refused_naming_it(tmp_path, monkeypatch:
     monkeypatch.setattr(classifier, "WEIGHTS", tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):
         classifier.load()
+
+
+def test_trained_classifier_is_written_with_its_card(tmp_path, monkeypatch: pytest.MonkeyPatch, real: Tensor) -> None:
+    folder = tmp_path / "classifier"
+    card = train_and_write(folder, epochs=3)
+    assert (folder / "README.md").read_text() == card
+    monkeypatch.setattr(classifier, "WEIGHTS", folder / classifier.WEIGHTS.name)
+    assert classifier.load().accuracy(real, digits.load().labels) > 0.8
+    assert "1440 images to train, 357 held out" in card
+
+
+def test_classifier_is_not_trained_for_a_place_that_cannot_be_written(tmp_path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(StorageError, match="file"):
+        train_and_write(tmp_path / "file", epochs=10**9)
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_measurements_are_rows_in_the_order_of_the_candidates_on_the_same_images(real: Tensor) -> None:

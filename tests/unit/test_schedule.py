@@ -98,6 +98,19 @@ def test_schedule_cannot_be_changed_in_place() -> None:
         pytest.param(changed("model", "weights_sha256", to="abc"), "model.weights_sha256", id="no hash of weights"),
         pytest.param(changed("sampler", "timesteps", to=[999.0]), "timesteps", id="timesteps of other length"),
         pytest.param(changed("sampler", "guidance_scale", to=-1.0), "sampler.guidance_scale", id="negative guidance"),
+        pytest.param(changed("sampler", "timesteps", to=[999.0, 0.0, 500.0]), "timesteps rises", id="rising"),
+        pytest.param(changed("sampler", "timesteps", 2, to=-1.0), "sampler.timesteps.2", id="negative timestep"),
+        pytest.param(changed("sampler", "name", to="a/b"), "sampler.name", id="sampler name with a slash"),
+        pytest.param(changed("model", "name", to=""), "model.name", id="no model name"),
+        pytest.param(changed("model", "name", to="../digits"), "model.name", id="model name is a path"),
+        pytest.param(changed("model", "name", to="a' or 1=1"), "model.name", id="model name with a quote"),
+        pytest.param(changed("model", "family", to="dit\n"), "model.family", id="family with a line end"),
+        pytest.param(changed("model", "depth", to=3), "depth is 3, but units are of 2 blocks", id="depth too large"),
+        pytest.param(changed("model", "depth", to=1), "depth is 1, but units are of 2 blocks", id="depth too small"),
+        pytest.param(changed("model", "units", 3, to="blocks.1.attention"), "units has blocks.1.att", id="unit twice"),
+        pytest.param(changed("model", "units", 1, to=""), "model.units.1", id="unit without a name"),
+        pytest.param(changed("model", "units", 1, to="mlp"), "model.units.1", id="unit of no block"),
+        pytest.param(changed("quality", to={"protocol": "x", "metrics": {"mse": -1e-9}}), "mse", id="negative error"),
         pytest.param(changed("cost", "full", to=0), "cost.full", id="full run costs nothing"),
         pytest.param(changed("cost", "cached", to=1201), "cost", id="cached costs more than full"),
         pytest.param(changed("cost", "count", to="flops"), "cost.count", id="unknown count"),
@@ -133,14 +146,34 @@ def test_change_after_writing_is_refused_naming_the_hash(path: tuple[str | int, 
 
 
 @pytest.mark.parametrize("text", ["", "not json", "[]", "null", "{}", "\x80\x04", "{'format': 1}"])
-def test_text_that_is_no_schedule_is_refused(text: str) -> None:
-    refusal(text)
+def test_text_that_is_no_schedule_is_refused_naming_the_source(text: str) -> None:
+    assert "some.json" in refusal(text)
 
 
 def test_truncated_text_is_refused_wherever_it_ends() -> None:
     text = small_schedule().to_json().rstrip("\n")
     for end in range(0, len(text), 17):
-        refusal(text[:end])
+        assert "is not JSON" in refusal(text[:end])
+
+
+@pytest.mark.parametrize("nested", ["[" * 100_000, '{"a":' * 100_000])
+def test_text_that_is_nested_too_deeply_is_refused(nested: str) -> None:
+    assert "is not JSON" in refusal(nested)
+
+
+@pytest.mark.parametrize(
+    ("once", "twice", "named"),
+    [
+        ('"depth":2', '"depth":5,"depth":2', "depth"),
+        ('"theta":0.5', '"theta":0.5,"theta":0.5', "theta"),
+        ('{"compute":', '{"compute":[[1]],"compute":', "compute"),
+        ('"depth":2', f'"depth":{"9" * 5000},"depth":2', "is not JSON"),
+    ],
+)
+def test_key_that_is_there_twice_is_refused_naming_it(once: str, twice: str, named: str) -> None:
+    text = small_schedule().to_json()
+    assert text.count(once) == 1
+    assert named in refusal(text.replace(once, twice))
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999"])
@@ -164,8 +197,8 @@ def test_no_schedule_is_made_of_a_mask_that_does_not_fit(mask: Mask) -> None:
     [
         {"name": "other"},
         {"family": "uvit"},
-        {"depth": 3},
-        {"units": ("a", "b", "c", "d")},
+        {"depth": 4, "units": ("a.mlp", "b.mlp", "c.mlp", "d.mlp")},
+        {"units": ("a.attention", "a.mlp", "b.attention", "b.mlp")},
         {"weights_sha256": "c" * 64},
     ],
     ids=lambda difference: next(iter(difference)),
@@ -193,7 +226,14 @@ def test_another_sampler_is_refused_naming_what_differs(difference: dict[str, An
 
 
 def test_the_model_and_sampler_it_was_made_for_are_accepted() -> None:
-    small_schedule().require(model_identity(), sampler_identity())
+    schedule = small_schedule(model=model_identity(name="mine"), sampler=sampler_identity(guidance_scale=4.0))
+    schedule.require(model_identity(name="mine"), sampler_identity(guidance_scale=4.0))
+    with pytest.raises(ScheduleError, match=r"model\.name"):
+        schedule.require(model_identity(), sampler_identity(guidance_scale=4.0))
+
+
+def test_timesteps_of_two_evaluations_may_be_equal() -> None:
+    assert sampler_identity(order=2, timesteps=(999.0, 500.0, 500.0)).timesteps == (999.0, 500.0, 500.0)
 
 
 def masks(steps: int = 3, units: int = 4) -> st.SearchStrategy[Mask]:
@@ -210,4 +250,3 @@ def test_any_valid_schedule_survives_writing_and_reading(mask: Mask, skipped: in
     assert again == schedule
     assert again.to_json() == schedule.to_json()
     assert 0 < again.compute_share <= 1
-    assert again.computed_units() == sum(bit for row in mask for bit in row)

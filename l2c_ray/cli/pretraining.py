@@ -1,0 +1,25 @@
+"""Trains a model from scratch and tells what comes of it."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+from l2c_ray.cli.output import progress_display
+from l2c_ray.config.pretraining import PretrainingConfig
+from l2c_ray.evaluation.model_card import JOB, require_replaceable, write_model_folder
+from l2c_ray.learning.pretraining import pretrain
+from l2c_ray.models import zoo
+
+
+def pretrain_and_report(config_file: Path, overrides: Sequence[str], out: Path) -> None:
+    """Trains with progress on the way, writes the model to the folder `out`, and prints its card."""
+    config = PretrainingConfig.read(config_file, overrides)
+    zoo.require_known(config.name, "name")
+    require_replaceable(out)
+    with progress_display("pretraining", config.steps) as display:
+        pretrained = pretrain(config, lambda done, loss: display.update(done, f"loss {loss:.4f}"))
+    changes = [part for override in overrides for part in ("--set", override)]
+    command = shlex.join(["python", JOB, "--config", str(config_file), *changes, "--out", str(out)])
+    typer.echo(write_model_folder(out, pretrained, config, command))
