@@ -1,21 +1,33 @@
 """Settings of jobs/learn.py and `l2c learn`."""
 
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from l2c_ray.config.base import JobConfig, Section
+from l2c_ray.schedule import Name
+
+
+def _absolute(folder: str) -> str:
+    """Workers run in folders of their own, where a relative path would be another."""
+    if "://" in folder:
+        raise ValueError("is an address, and only folders can be used")
+    return str(Path(folder).expanduser().absolute())
+
+
+Folder = Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
 
 
 class RunSection(Section):
     """What the run is called and where it keeps its checkpoints."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")] | None = None
+    name: Name | None = None
     """A run of the same name goes on from its last checkpoint; without a name every run is a new one."""
     seed: Annotated[int, Field(ge=0, le=2**53)] = 0
-    experiment: Annotated[str, Field(min_length=1)] = "l2c"
+    experiment: Name = "l2c"
     """The MLflow experiment."""
-    storage: Annotated[str, Field(min_length=1)] | None = None
+    storage: Folder | None = None
     """Folder of all runs' checkpoints, on a disk that every node sees; `$L2C_HOME/runs` unless given."""
 
 
@@ -23,7 +35,7 @@ class ModelSection(Section):
     """Which model a schedule is learned for."""
 
     name: Annotated[str, Field(min_length=1)]
-    checkpoint: Annotated[str, Field(min_length=1)] | None = None
+    checkpoint: Folder | None = None
     """A folder in diffusers' layout, in place of the weights that ship in the package."""
 
 
@@ -41,7 +53,7 @@ class RouterSection(Section):
     sparsity_weight: Annotated[float, Field(ge=0, alias="lambda")]
     theta: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Compute where the score is above this."""
-    initial_logit: float = 2.0
+    initial_logit: Annotated[float, Field(ge=-100, le=100)] = 2.0
 
 
 class TrainingSection(Section):
@@ -62,6 +74,8 @@ class ClusterSection(Section):
     cpus_per_worker: Annotated[int, Field(ge=1)] = 1
     max_failures: Annotated[int, Field(ge=0)] = 3
     """Worker or node losses after which the run goes on from its last checkpoint."""
+    wait_seconds: Annotated[int, Field(ge=0)] = 600
+    """How long to wait for resources that other jobs hold."""
 
 
 class EvaluationSection(Section):

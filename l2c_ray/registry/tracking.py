@@ -1,10 +1,13 @@
 """The MLflow server in use, and one run on it."""
 
+import logging
 import os
+import re
 import socket
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -12,11 +15,11 @@ from urllib.parse import urlsplit
 import mlflow
 import requests
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param
+from mlflow.entities import LifecycleStage, Metric, Param
 from mlflow.exceptions import MlflowException
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import ArgumentError
 
-from l2c_ray.errors import UnreachableError
+from l2c_ray.errors import ConfigError, L2CError, UnreachableError
 from l2c_ray.storage.files import home, make_writable
 
 RUN_NAME_TAG = "l2c.run"
@@ -26,6 +29,17 @@ RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 _DEFAULT_PORTS = {"postgresql": 5432, "mysql": 3306}
 _CONNECT_SECONDS = 5
 _METRICS_A_CALL = 1000
+_PASSWORD = re.compile(r"(://[^/\s:@]*):\S*@")
+
+# MLflow reads these at every call. Its own 7 retries of 120 seconds hold a job up for minutes when the server dies;
+# these get over a restart. A bar for files of a few kilobytes only clutters logs.
+_CLIENT_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+
+_log = logging.getLogger(__name__)
 
 
 def tracking_uri() -> str:
@@ -34,37 +48,88 @@ def tracking_uri() -> str:
 
 
 def connect() -> MlflowClient:
-    """A client of the tracking server, which has answered once.
+    """A client of the tracking server, which has answered once. The user's own settings of MLflow are respected.
 
     Raises:
-        UnreachableError: it does not answer.
+        ConfigError: `$MLFLOW_TRACKING_URI` is no address.
+        UnreachableError: the server does not answer, or only with an error of its own.
         StorageError: the folder of a sqlite file cannot be written.
     """
     uri = tracking_uri()
-    shown = without_password(uri)
-    # A bar for files of a few kilobytes only clutters logs.
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    for name, value in _CLIENT_SETTINGS.items():
+        os.environ.setdefault(name, value)
     if uri.startswith("sqlite:///"):
         make_writable(Path(uri.removeprefix("sqlite:///")).parent)
-    try:
-        _knock(uri)
-        mlflow.set_tracking_uri(uri)
-        client = MlflowClient(uri)
-        client.search_experiments(max_results=1)
-    except (OSError, ValueError, MlflowException, SQLAlchemyError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0].replace(uri, shown)
-        raise UnreachableError(
-            shown,
-            f"the tracking server does not answer ({reason})",
-            "start it or set MLFLOW_TRACKING_URI",
-        ) from error
+    with server_errors():
+        try:
+            _knock(uri)
+            mlflow.set_tracking_uri(uri)
+            client = MlflowClient(uri)
+            client.search_experiments(max_results=1)
+        except (ValueError, ArgumentError, MlflowException) as error:
+            if isinstance(error, MlflowException) and error.error_code != "INVALID_PARAMETER_VALUE":
+                raise
+            raise ConfigError(
+                f"MLFLOW_TRACKING_URI={without_password(uri)}",
+                f"is not the address of a tracking server ({reason(error)})",
+                "give one, for instance http://127.0.0.1:5000",
+            ) from error
     return client
 
 
-class TrackedRun:
-    """One MLflow run. A run of the same name in the same experiment is gone on with, not doubled."""
+@contextmanager
+def server_errors() -> Iterator[None]:
+    """Makes a typed error of whatever MLflow, its database or its artifact store raises. Also a decorator.
 
+    Raises:
+        UnreachableError: names the server, without its password.
+    """
+    try:
+        yield
+    except L2CError:
+        raise
+    except Exception as error:
+        # MLflow lets the errors of its client libraries through: requests', SQLAlchemy's, botocore's and others.
+        raise UnreachableError(
+            without_password(tracking_uri()),
+            f"the tracking server does not answer as it should ({reason(error)})",
+            "start or mend it, or set MLFLOW_TRACKING_URI",
+        ) from error
+
+
+@contextmanager
+def unless_there() -> Iterator[None]:
+    """Creates something that another process may create at the same time."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def reason(error: Exception) -> str:
+    """The error in one line, without passwords."""
+    return without_password((str(error).strip() or type(error).__name__).splitlines()[0])
+
+
+def without_password(text: str) -> str:
+    """The text with `***` for the password of every address in it."""
+    return _PASSWORD.sub(r"\1:***@", text)
+
+
+class TrackedRun:
+    """One MLflow run. A run of the same name in the same experiment is gone on with, not doubled.
+
+    Every method raises UnreachableError where the server fails, save for `end`.
+    """
+
+    @server_errors()
     def __init__(self, client: MlflowClient, experiment: str, name: str, config: Mapping[str, Any]) -> None:
+        """Finds or makes the run.
+
+        Raises:
+            ConfigError: the experiment was deleted.
+        """
         self._client = client
         experiment_id = _experiment_id(client, experiment)
         found = client.search_runs([experiment_id], f"tags.`{RUN_NAME_TAG}` = '{name}'", max_results=1)
@@ -77,6 +142,7 @@ class TrackedRun:
             params = [Param(key, str(value)) for key, value in _flatten(config).items()]
             client.log_batch(self.id, params=params)
 
+    @server_errors()
     def log_metrics(self, points: Mapping[int, Mapping[str, float]]) -> None:
         """Adds metrics by step, in as few calls as MLflow allows."""
         now = int(time.time() * 1000)
@@ -84,6 +150,7 @@ class TrackedRun:
         for start in range(0, len(metrics), _METRICS_A_CALL):
             self._client.log_batch(self.id, metrics=metrics[start : start + _METRICS_A_CALL])
 
+    @server_errors()
     def log_file(self, name: str, content: bytes) -> None:
         """Adds an artifact."""
         with tempfile.TemporaryDirectory() as folder:
@@ -92,17 +159,27 @@ class TrackedRun:
             self._client.log_artifact(self.id, str(path))
 
     def end(self, status: RunStatus) -> None:
-        self._client.set_terminated(self.id, status)
+        """Marks the run as ended. Never raises: what ended the run is what its owner has to tell, not this."""
+        try:
+            with server_errors():
+                self._client.set_terminated(self.id, status)
+        except UnreachableError as error:
+            _log.warning("run %s could not be marked as %s: %s", self.id, status, error)
 
 
 def _experiment_id(client: MlflowClient, name: str) -> str:
     experiment = client.get_experiment_by_name(name)
-    if experiment:
-        return str(experiment.experiment_id)
-    # On a database without a server MLflow would put artifacts into the current folder, which a job loses.
-    local = not tracking_uri().startswith("http")
-    artifacts = (home() / "artifacts" / name).as_uri() if local else None
-    return str(client.create_experiment(name, artifact_location=artifacts))
+    if experiment is None:
+        # On a database without a server MLflow would put artifacts into the current folder, which a job loses.
+        local = not tracking_uri().startswith("http")
+        artifacts = (home() / "artifacts" / name).as_uri() if local else None
+        with unless_there():
+            return str(client.create_experiment(name, artifact_location=artifacts))
+        return _experiment_id(client, name)
+    if experiment.lifecycle_stage == LifecycleStage.DELETED:
+        restore = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
+        raise ConfigError("run.experiment", f"{name} was deleted", f"choose another name or restore it with {restore}")
+    return str(experiment.experiment_id)
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -113,22 +190,18 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _knock(uri: str) -> None:
-    """Asks a server for a sign of life within seconds; MLflow's own retries go on for minutes.
+    """Asks a server for a sign of life within seconds; MLflow's own retries take longer.
 
     Raises:
-        OSError: nobody answers.
+        OSError: nobody answers, or only with an error of the server's.
         ValueError: the address is none.
     """
     address = urlsplit(uri)
     if address.scheme in ("http", "https"):
-        # Any answer will do, also a refusal: not every server has this route.
-        requests.get(f"{uri.rstrip('/')}/health", timeout=_CONNECT_SECONDS)
+        answer = requests.get(f"{uri.rstrip('/')}/health", timeout=_CONNECT_SECONDS)
+        # A refusal will do: not every server has this route.
+        if answer.status_code >= requests.codes.server_error:
+            answer.raise_for_status()
     elif address.hostname:
         port = address.port or _DEFAULT_PORTS.get(address.scheme.split("+")[0], 0)
         socket.create_connection((address.hostname, port), timeout=_CONNECT_SECONDS).close()
-
-
-def without_password(uri: str) -> str:
-    """The address, fit to be shown."""
-    password = urlsplit(uri).password
-    return uri.replace(f":{password}@", ":***@") if password else uri

@@ -1,9 +1,8 @@
 """The Ray Serve application: HTTP in front of an engine that samples off the event loop."""
 
 import asyncio
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -15,9 +14,15 @@ from starlette.exceptions import HTTPException
 from l2c_ray.config.serving import ServingConfig
 from l2c_ray.serving.binding import bind_to_node_address
 from l2c_ray.serving.engine import Engine, UnfitRequestError, UnknownModelError
-from l2c_ray.serving.schema import ErrorBody, ErrorDetail, GenerationRequest, GenerationResponse, Health, ModelList
-
-Answer = TypeVar("Answer")
+from l2c_ray.serving.schema import (
+    ErrorBody,
+    ErrorDetail,
+    ErrorType,
+    GenerationRequest,
+    GenerationResponse,
+    Health,
+    ModelList,
+)
 
 api = FastAPI(title="l2c_ray", docs_url=None, redoc_url=None)
 
@@ -49,8 +54,20 @@ async def _refuse_route(request: Request, error: HTTPException) -> JSONResponse:
     return _refusal(error.status_code, f"{request.method} {request.url.path}: {error.detail}", None)
 
 
-def _refusal(status: int, message: str, param: str | None, code: str | None = None) -> JSONResponse:
-    body = ErrorBody(error=ErrorDetail(message=message, param=param, code=code))
+@api.exception_handler(Exception)
+async def _fail(request: Request, error: Exception) -> JSONResponse:
+    # Starlette raises the error again after the answer, and Ray Serve logs it.
+    return _refusal(500, "the server failed; its log says why", None, kind="server_error")
+
+
+def _refusal(
+    status: int,
+    message: str,
+    param: str | None,
+    code: str | None = None,
+    kind: ErrorType = "invalid_request_error",
+) -> JSONResponse:
+    body = ErrorBody(error=ErrorDetail(message=message, type=kind, param=param, code=code))
     return JSONResponse(body.model_dump(), status)
 
 
@@ -66,18 +83,15 @@ class ImageService:
 
     @api.post("/v1/images/generations")
     async def generate(self, body: GenerationRequest) -> GenerationResponse:
-        return await self._off_the_loop(lambda: self._engine.generate(body))
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._engine.generate, body)
 
     @api.get("/v1/models")
     async def models(self) -> ModelList:
-        return await self._off_the_loop(self._engine.models)
+        return self._engine.models()
 
     @api.get("/health")
     async def health(self) -> Health:
         return Health()
-
-    async def _off_the_loop(self, work: Callable[[], Answer]) -> Answer:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
 def build(args: dict[str, Any]) -> Application:

@@ -4,8 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-FULL = "full"
-"""The model id that computes everything."""
+ErrorType = Literal["invalid_request_error", "server_error"]
 
 
 class _Body(BaseModel):
@@ -67,12 +66,12 @@ class Health(_Body):
 
 class ErrorDetail(_Body):
     message: str
-    type: Literal["invalid_request_error"] = "invalid_request_error"
+    type: ErrorType = "invalid_request_error"
     param: str | None = None
     code: str | None = None
 
 
 class ErrorBody(_Body):
-    """What every refused request is answered with."""
+    """What every request that gets no images is answered with."""
 
     error: ErrorDetail

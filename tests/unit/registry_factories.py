@@ -1,0 +1,39 @@
+"""Schedules that say of themselves that they were measured, and how they get into the registry."""
+
+from mlflow import MlflowClient
+from unit_factories import sampler_identity, small_schedule
+
+from l2c_ray.registry.tracking import TrackedRun
+from l2c_ray.registry.versions import RegisteredVersion, register
+from l2c_ray.schedule import Cost, Provenance, Quality, Schedule
+
+NAME = "small-aaaaaaaa-ddim-3"
+"""The registered model of `measured` schedules; no weights of theirs ship in the package."""
+PROTOCOL = "frontier/1 images=8"
+
+
+def measured(
+    cached: int = 600,
+    mse: float = 1e-3,
+    git_commit: str | None = "f" * 40,
+    guidance_scale: float = 1.5,
+    protocol: str = PROTOCOL,
+) -> Schedule:
+    """One with a compute share of `cached` / 1000."""
+    return small_schedule(
+        sampler=sampler_identity(guidance_scale=guidance_scale),
+        cost=Cost(count="layers+attention", full=1000, cached=cached),
+        quality=Quality(protocol=protocol, metrics={"mse": mse, "psnr": 30.0}),
+        provenance=Provenance(policy="learned", settings={"seed": 0}, git_commit=git_commit),
+    )
+
+
+def add(
+    client: MlflowClient, run: TrackedRun, schedule: Schedule, *, worth_serving: bool = True, **tags: str
+) -> RegisteredVersion:
+    return register(client, schedule, run.id, (1, 8, 8), tags, worth_serving=worth_serving)
+
+
+def add_foreign(client: MlflowClient, run: TrackedRun, name: str, **tags: str) -> int:
+    """A version that somebody else made; its number."""
+    return int(client.create_model_version(name, "runs:/none", run.id, tags=tags).version)

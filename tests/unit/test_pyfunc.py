@@ -1,0 +1,70 @@
+import shutil
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+from registry_factories import add
+from safetensors.torch import load_file, save_file
+from unit_factories import measured_schedule
+
+from l2c_ray.caching.pipeline import Pipeline, to_pixels
+from l2c_ray.errors import L2CError, ScheduleError
+from l2c_ray.models import zoo
+from l2c_ray.policies.fixed_interval import fixed_interval_mask
+from l2c_ray.registry.tracking import TrackedRun
+from l2c_ray.sampling.solvers import make_solver
+from l2c_ray.schedule import Schedule
+
+
+def test_champion_draws_what_the_pipeline_draws(
+    client: MlflowClient, run: TrackedRun, digits_pipeline: Pipeline, half: Schedule
+) -> None:
+    add(client, run, half)
+    model = mlflow.pyfunc.load_model("models:/digits-dit-ddim-4@champion")
+    made = model.predict(pd.DataFrame({"label": [3, 8], "seed": [0, 123]}))
+    wanted = to_pixels(digits_pipeline.generate([3, 8], [0, 123], half)).numpy()
+    assert made.dtype == np.uint8
+    assert np.array_equal(made, wanted)
+
+
+def test_champion_refuses_a_label_that_is_no_class(client: MlflowClient, run: TrackedRun, half: Schedule) -> None:
+    add(client, run, half)
+    model = mlflow.pyfunc.load_model("models:/digits-dit-ddim-4@champion")
+    with pytest.raises(L2CError, match="label"):
+        model.predict(pd.DataFrame({"label": [10], "seed": [0]}))
+
+
+@pytest.fixture
+def retrained(tmp_path: Path) -> Path:
+    """A folder with the digits model's layout and other weights."""
+    folder = tmp_path / "retrained"
+    shutil.copytree(zoo.embedded("digits-dit"), folder)
+    tensors = load_file(folder / zoo.WEIGHTS)
+    save_file({name: tensor * 0.5 for name, tensor in tensors.items()}, folder / zoo.WEIGHTS)
+    return folder
+
+
+def test_version_for_weights_of_a_folder_is_loaded_with_them(
+    client: MlflowClient, run: TrackedRun, retrained: Path
+) -> None:
+    model = zoo.load("digits-dit", retrained)
+    pipeline = Pipeline(model, make_solver("ddim", 4, model.scheduler), 1.5)
+    schedule = measured_schedule(pipeline, fixed_interval_mask(4, 24, 2))
+    registered = add(client, run, schedule)
+    loaded = mlflow.pyfunc.load_model(registered.uri, model_config={"checkpoint": str(retrained)})
+    made = loaded.predict(pd.DataFrame({"label": [3], "seed": [7]}))
+    assert np.array_equal(made, to_pixels(pipeline.generate([3], [7], schedule)).numpy())
+    with pytest.raises(ScheduleError, match="model_config=") as caught:
+        mlflow.pyfunc.load_model(registered.uri)
+    assert caught.value.subject == "model.weights_sha256"
+
+
+def test_version_for_the_embedded_weights_is_not_loaded_with_others(
+    client: MlflowClient, run: TrackedRun, half: Schedule, retrained: Path
+) -> None:
+    registered = add(client, run, half)
+    with pytest.raises(ScheduleError, match=str(retrained)):
+        mlflow.pyfunc.load_model(registered.uri, model_config={"checkpoint": str(retrained)})
