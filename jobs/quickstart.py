@@ -20,11 +20,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from l2c_ray.cli.main import errors_as_exit_codes
 from l2c_ray.cli.output import console
 from l2c_ray.distributed import local_head
 from l2c_ray.distributed.learn import FRONTIER_FILE, HEATMAP_FILE
 from l2c_ray.distributed.local_head import LocalHead
-from l2c_ray.errors import L2CError, UnreachableError
+from l2c_ray.errors import UnreachableError
 from l2c_ray.evaluation.plots import plot_images
 from l2c_ray.registry import tracking
 from l2c_ray.registry.versions import get_version
@@ -36,15 +37,18 @@ SERVE_CONFIG = REPOSITORY / "jobs" / "configs" / "serve.yaml"
 SERVE_PORT = "port: 8000"
 SEED = 7
 READY_SECONDS = 120
+INTERRUPTED = 130
 
 # What Ray tells of packing the working directory: a dozen lines of no use here.
-NOISE = re.compile(r" (INFO|WARNING) (packaging|working_dir|dashboard_sdk)\.py")
+NOISE = re.compile(r"\s(INFO|WARNING) (packaging|working_dir|dashboard_sdk)\.py")
 
 
 def up() -> int:
     code = 1
     try:
         code = show_the_product()
+    except KeyboardInterrupt:
+        code = INTERRUPTED
     finally:
         if code and local_head.find():
             console.print("not done; `make down` stops what is still up")
@@ -178,10 +182,5 @@ if __name__ == "__main__":
     action = parser.parse_args().action
     # A trial run leaves nothing outside of the checkout.
     os.environ["L2C_HOME"] = os.environ.get("L2C_HOME") or str(REPOSITORY / ".l2c")
-    try:
+    with errors_as_exit_codes():
         sys.exit({"up": up, "down": down}[action]())
-    except L2CError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
