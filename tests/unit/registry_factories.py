@@ -1,8 +1,13 @@
-"""Schedules that say of themselves that they were measured, and how they get into the registry."""
+"""What goes into the registry: schedules that say of themselves that they were measured, and other weights."""
+
+import shutil
+from pathlib import Path
 
 from mlflow import MlflowClient
+from safetensors.torch import load_file, save_file
 from unit_factories import sampler_identity, small_schedule
 
+from l2c_ray.models import zoo
 from l2c_ray.registry.tracking import TrackedRun
 from l2c_ray.registry.versions import RegisteredVersion, register
 from l2c_ray.schedule import Cost, Provenance, Quality, Schedule
@@ -37,3 +42,11 @@ def add(
 def add_foreign(client: MlflowClient, run: TrackedRun, name: str, **tags: str) -> int:
     """A version that somebody else made; its number."""
     return int(client.create_model_version(name, "runs:/none", run.id, tags=tags).version)
+
+
+def retrained_digits(folder: Path) -> Path:
+    """The folder, which has the digits model in it with other weights."""
+    shutil.copytree(zoo.embedded("digits-dit"), folder)
+    tensors = load_file(folder / zoo.WEIGHTS)
+    save_file({name: tensor * 0.5 for name, tensor in tensors.items()}, folder / zoo.WEIGHTS)
+    return folder

@@ -1,4 +1,3 @@
-import shutil
 from pathlib import Path
 
 import mlflow
@@ -6,8 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
-from registry_factories import add
-from safetensors.torch import load_file, save_file
+from registry_factories import add, retrained_digits
 from unit_factories import measured_schedule
 
 from l2c_ray.caching.pipeline import Pipeline, to_pixels
@@ -39,12 +37,7 @@ def test_champion_refuses_a_label_that_is_no_class(client: MlflowClient, run: Tr
 
 @pytest.fixture
 def retrained(tmp_path: Path) -> Path:
-    """A folder with the digits model's layout and other weights."""
-    folder = tmp_path / "retrained"
-    shutil.copytree(zoo.embedded("digits-dit"), folder)
-    tensors = load_file(folder / zoo.WEIGHTS)
-    save_file({name: tensor * 0.5 for name, tensor in tensors.items()}, folder / zoo.WEIGHTS)
-    return folder
+    return retrained_digits(tmp_path / "retrained")
 
 
 def test_version_for_weights_of_a_folder_is_loaded_with_them(

@@ -1,34 +1,33 @@
 import base64
-import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 from pydantic import ValidationError
+from registry_factories import retrained_digits
 from unit_factories import measured_schedule
 
 from l2c_ray.caching.pipeline import Pipeline, encode_png
-from l2c_ray.config.serving import ServingConfig
+from l2c_ray.config.serving import FULL, ServingConfig
 from l2c_ray.errors import InvalidInputError, RegistryError, ScheduleError, UnreachableError
+from l2c_ray.models import zoo
 from l2c_ray.policies.fixed_interval import fixed_interval_mask
 from l2c_ray.registry.tracking import TrackedRun
 from l2c_ray.registry.versions import RegisteredVersion, register
+from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Schedule
 from l2c_ray.serving.engine import Engine, UnfitRequestError, UnknownModelError
-from l2c_ray.serving.schema import FULL, GenerationRequest, GenerationResponse
+from l2c_ray.serving.schema import GenerationRequest, GenerationResponse
 
 NAME = "digits-dit-ddim-4"
 LESS = fixed_interval_mask(4, 24, 4)
 
 Register = Callable[..., RegisteredVersion]
-
-
-def engine(**changes: Any) -> Engine:
-    values: dict[str, Any] = {"model": "digits-dit", "steps": 4, "refresh_seconds": 3600.0, "max_images": 3}
-    return Engine(ServingConfig.parse(values | changes, source="test"))
+MakeEngine = Callable[..., Engine]
 
 
 def ask(serving: Engine, **changes: Any) -> GenerationResponse:
@@ -37,6 +36,18 @@ def ask(serving: Engine, **changes: Any) -> GenerationResponse:
 
 def pngs(response: GenerationResponse) -> list[bytes]:
     return [base64.b64decode(image.b64_json, validate=True) for image in response.data]
+
+
+@pytest.fixture
+def engine() -> Iterator[MakeEngine]:
+    """Makes engines, which end with the test."""
+    with ExitStack() as stack:
+
+        def make(**changes: Any) -> Engine:
+            values: dict[str, Any] = {"model": "digits-dit", "steps": 4, "refresh_seconds": 3600.0, "max_images": 3}
+            return stack.enter_context(closing(Engine(ServingConfig.parse(values | changes, source="test"))))
+
+        yield make
 
 
 @pytest.fixture
@@ -53,7 +64,9 @@ def champion(add: Register, half: Schedule) -> Schedule:
     return half
 
 
-def test_image_is_that_of_the_pipeline_under_the_champion(champion: Schedule, digits_pipeline: Pipeline) -> None:
+def test_image_is_that_of_the_pipeline_under_the_champion(
+    engine: MakeEngine, champion: Schedule, digits_pipeline: Pipeline
+) -> None:
     response = ask(engine(), label=7, seed=11)
     (wanted,) = digits_pipeline.generate([7], [11], champion)
     assert pngs(response) == [encode_png(wanted)]
@@ -65,7 +78,7 @@ def test_image_is_that_of_the_pipeline_under_the_champion(champion: Schedule, di
     assert abs(response.created - time.time()) < 60
 
 
-def test_full_computes_everything(champion: Schedule, digits_pipeline: Pipeline) -> None:
+def test_full_computes_everything(engine: MakeEngine, champion: Schedule, digits_pipeline: Pipeline) -> None:
     serving = engine()
     response = ask(serving, label=7, seed=11, model=FULL)
     (wanted,) = digits_pipeline.generate([7], [11])
@@ -74,7 +87,9 @@ def test_full_computes_everything(champion: Schedule, digits_pipeline: Pipeline)
     assert (response.model, response.schedule) == (FULL, None)
 
 
-def test_images_of_one_request_have_seeds_in_a_row(champion: Schedule, digits_pipeline: Pipeline) -> None:
+def test_images_of_one_request_have_seeds_in_a_row(
+    engine: MakeEngine, champion: Schedule, digits_pipeline: Pipeline
+) -> None:
     serving = engine()
     response = ask(serving, n=3, seed=5, size="8x8", model="champion")
     assert [image.seed for image in response.data] == [5, 6, 7]
@@ -82,7 +97,7 @@ def test_images_of_one_request_have_seeds_in_a_row(champion: Schedule, digits_pi
     assert len(set(pngs(response))) == 3
 
 
-def test_same_request_gives_the_same_image(champion: Schedule) -> None:
+def test_same_request_gives_the_same_image(engine: MakeEngine, champion: Schedule) -> None:
     serving = engine()
     assert pngs(ask(serving, seed=2**53)) == pngs(ask(serving, seed=2**53))
 
@@ -99,7 +114,7 @@ def test_same_request_gives_the_same_image(champion: Schedule) -> None:
     ],
 )
 def test_request_that_cannot_be_served_is_refused_naming_the_field(
-    champion: Schedule, changes: dict[str, Any], field: str, error: type[InvalidInputError]
+    engine: MakeEngine, champion: Schedule, changes: dict[str, Any], field: str, error: type[InvalidInputError]
 ) -> None:
     with pytest.raises(error) as caught:
         ask(engine(), **changes)
@@ -127,7 +142,7 @@ def test_body_that_is_no_request_is_refused_naming_the_field(body: dict[str, Any
     assert [error["loc"] for error in caught.value.errors()] == [(field,)]
 
 
-def test_models_are_the_alias_with_its_schedule_and_the_full_run(champion: Schedule) -> None:
+def test_models_are_the_alias_with_its_schedule_and_the_full_run(engine: MakeEngine, champion: Schedule) -> None:
     scheduled_entry, full_entry = engine().models().data
     assert (scheduled_entry.id, full_entry.id) == ("champion", FULL)
     assert scheduled_entry.schedule is not None
@@ -135,80 +150,56 @@ def test_models_are_the_alias_with_its_schedule_and_the_full_run(champion: Sched
     assert full_entry.schedule is None
 
 
-def test_alias_that_moves_is_followed(add: Register, champion: Schedule, digits_pipeline: Pipeline) -> None:
-    serving = engine(refresh_seconds=1e-6)
-    before = ask(serving)
-    better = measured_schedule(digits_pipeline, LESS)
-    assert add(better).aliases == ("champion",)
-    after = ask(serving)
-    assert before.schedule is not None
-    assert after.schedule is not None
-    assert (before.schedule.version, after.schedule.version) == (1, 2)
-    assert pngs(after) == [encode_png(digits_pipeline.generate([3], [0], better)[0])]
-    assert pngs(after) != pngs(before)
-    assert serving.models().data[0].schedule == after.schedule
-
-
-def test_alias_is_not_looked_up_before_it_is_time(add: Register, champion: Schedule, digits_pipeline: Pipeline) -> None:
-    serving = engine(refresh_seconds=3600.0)
-    add(measured_schedule(digits_pipeline, LESS))
-    response = ask(serving)
-    assert response.schedule is not None
-    assert response.schedule.version == 1
-
-
-def test_alias_that_goes_away_leaves_the_last_schedule_and_is_told(
-    client: MlflowClient, champion: Schedule, caplog: pytest.LogCaptureFixture
-) -> None:
-    serving = engine(refresh_seconds=1e-6)
-    before = ask(serving)
-    client.delete_registered_model_alias(NAME, "champion")
-    with caplog.at_level(logging.WARNING):
-        after = ask(serving)
-    assert pngs(after) == pngs(before)
-    assert f"{NAME}@champion" in caplog.text
-
-
-def test_alias_that_moves_to_a_corrupt_schedule_leaves_the_last_one(
-    add: Register, champion: Schedule, digits_pipeline: Pipeline, registry_home: Path
-) -> None:
-    serving = engine(refresh_seconds=1e-6)
-    (first,) = registry_home.rglob("schedule.json")
-    add(measured_schedule(digits_pipeline, LESS))
-    (second,) = set(registry_home.rglob("schedule.json")) - {first}
-    second.write_text("{")
-    response = ask(serving)
-    assert response.schedule is not None
-    assert response.schedule.version == 1
-
-
-def test_any_alias_can_be_served(client: MlflowClient, champion: Schedule) -> None:
+def test_any_alias_can_be_served(engine: MakeEngine, client: MlflowClient, champion: Schedule) -> None:
     client.set_registered_model_alias(NAME, "fast", "1")
     serving = engine(alias="fast")
     assert ask(serving).model == "fast"
     assert [entry.id for entry in serving.models().data] == ["fast", FULL]
 
 
-def test_guidance_is_that_of_the_schedule(add: Register, digits_pipeline: Pipeline) -> None:
+def test_guidance_is_that_of_the_schedule(engine: MakeEngine, add: Register, digits_pipeline: Pipeline) -> None:
     guided = Pipeline(digits_pipeline.model, digits_pipeline.solver, 3.0)
     schedule = measured_schedule(guided, fixed_interval_mask(4, 24, 2))
     add(schedule)
     assert pngs(ask(engine())) == [encode_png(guided.generate([3], [0], schedule)[0])]
 
 
-def test_engine_without_the_alias_does_not_start(champion: Schedule) -> None:
+def test_engine_without_the_alias_does_not_start(engine: MakeEngine, champion: Schedule) -> None:
     with pytest.raises(RegistryError, match=f"{NAME}@fast"):
         engine(alias="fast")
 
 
-def test_engine_does_not_start_on_a_schedule_of_other_weights(add: Register, half: Schedule) -> None:
+def test_engine_does_not_start_on_a_schedule_of_other_weights(
+    engine: MakeEngine, client: MlflowClient, add: Register, half: Schedule
+) -> None:
     other = half.model.model_copy(update={"weights_sha256": "0" * 64})
-    add(Schedule.create(other, half.sampler, half.compute, half.provenance, half.cost, half.quality))
+    foreign = add(Schedule.create(other, half.sampler, half.compute, half.provenance, half.cost, half.quality))
+    client.create_registered_model(NAME)
+    copied = client.copy_model_version(foreign.uri, NAME)
+    client.set_registered_model_alias(NAME, "champion", copied.version)
     with pytest.raises(ScheduleError, match=r"model\.weights_sha256"):
         engine()
 
 
-def test_engine_does_not_start_without_a_registry(monkeypatch: pytest.MonkeyPatch, unused_port: int) -> None:
+def test_weights_in_a_folder_are_served_by_the_schedules_learned_for_them(
+    engine: MakeEngine, champion: Schedule, add: Register, tmp_path: Path
+) -> None:
+    folder = retrained_digits(tmp_path / "retrained")
+    with pytest.raises(RegistryError, match="digits-dit-.*-ddim-4@champion"):
+        engine(checkpoint=str(folder))
+    model = zoo.load("digits-dit", folder)
+    pipeline = Pipeline(model, make_solver("ddim", 4, model.scheduler), 1.5)
+    schedule = measured_schedule(pipeline, LESS)
+    registered = add(schedule)
+    response = ask(engine(checkpoint=str(folder)))
+    assert response.schedule is not None
+    assert response.schedule.name == registered.name == f"digits-dit-{model.weights_sha256[:8]}-ddim-4"
+    assert pngs(response) == [encode_png(pipeline.generate([3], [0], schedule)[0])]
+
+
+def test_engine_does_not_start_without_a_registry(
+    engine: MakeEngine, monkeypatch: pytest.MonkeyPatch, unused_port: int
+) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{unused_port}")
     with pytest.raises(UnreachableError, match=str(unused_port)):
         engine()

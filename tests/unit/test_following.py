@@ -1,0 +1,212 @@
+"""An engine follows the alias of its registry, and serves on whatever happens to it."""
+
+import base64
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from registry_factories import add
+from unit_factories import measured_schedule
+
+from l2c_ray.caching.pipeline import Pipeline, encode_png
+from l2c_ray.config.serving import ServingConfig
+from l2c_ray.policies.fixed_interval import fixed_interval_mask
+from l2c_ray.registry.tracking import TrackedRun
+from l2c_ray.registry.versions import RegisteredVersion
+from l2c_ray.schedule import Schedule
+from l2c_ray.serving import following
+from l2c_ray.serving.engine import Engine
+from l2c_ray.serving.schema import GenerationRequest, GenerationResponse
+
+NAME = "digits-dit-ddim-4"
+OFTEN = 0.02
+"""Seconds between two lookups."""
+REQUEST = GenerationRequest(label=3)
+
+
+@contextmanager
+def serving(refresh_seconds: float = OFTEN) -> Iterator[Engine]:
+    config = {"model": "digits-dit", "steps": 4, "refresh_seconds": refresh_seconds}
+    with closing(Engine(ServingConfig.parse(config, source="test"))) as engine:
+        yield engine
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(OFTEN)
+
+
+def version_of(response: GenerationResponse) -> int:
+    assert response.schedule is not None
+    return response.schedule.version
+
+
+def png(response: GenerationResponse) -> bytes:
+    return base64.b64decode(response.data[0].b64_json)
+
+
+def served_version(engine: Engine) -> int:
+    schedule = engine.models().data[0].schedule
+    assert schedule is not None
+    return schedule.version
+
+
+@pytest.fixture
+def lookups(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Grows with every lookup of an alias that is over."""
+    seen: list[str] = []
+    resolve = following.resolve
+
+    def counted(client: MlflowClient, name: str, alias: str) -> RegisteredVersion:
+        try:
+            return resolve(client, name, alias)
+        finally:
+            seen.append(alias)
+
+    monkeypatch.setattr(following, "resolve", counted)
+    return seen
+
+
+def wait_for_lookups(lookups: list[str], count: int = 4) -> None:
+    enough = len(lookups) + count
+    wait_until(lambda: len(lookups) >= enough)
+
+
+@pytest.fixture
+def first(client: MlflowClient, run: TrackedRun, half: Schedule) -> RegisteredVersion:
+    """The champion that is served to begin with."""
+    return add(client, run, half)
+
+
+@pytest.fixture
+def second(client: MlflowClient, run: TrackedRun, first: RegisteredVersion, less: Schedule) -> RegisteredVersion:
+    """Another version, which has no alias yet."""
+    return add(client, run, less, worth_serving=False)
+
+
+@pytest.fixture
+def less(digits_pipeline: Pipeline) -> Schedule:
+    return measured_schedule(digits_pipeline, fixed_interval_mask(4, 24, 4))
+
+
+def schedule_file(home: Path, schedule: Schedule) -> Path:
+    (path,) = (path for path in home.rglob("schedule.json") if schedule.sha256 in path.read_text())
+    return path
+
+
+def test_alias_that_moves_is_followed(
+    client: MlflowClient, second: RegisteredVersion, less: Schedule, digits_pipeline: Pipeline
+) -> None:
+    with serving() as engine:
+        assert version_of(engine.generate(REQUEST)) == 1
+        client.set_registered_model_alias(NAME, "champion", "2")
+        wait_until(lambda: served_version(engine) == 2)
+        response = engine.generate(REQUEST)
+    assert version_of(response) == 2
+    assert png(response) == encode_png(digits_pipeline.generate([3], [0], less)[0])
+
+
+def test_guidance_follows_the_schedule(
+    client: MlflowClient, run: TrackedRun, first: RegisteredVersion, digits_pipeline: Pipeline
+) -> None:
+    guided = Pipeline(digits_pipeline.model, digits_pipeline.solver, 3.0)
+    schedule = measured_schedule(guided, fixed_interval_mask(4, 24, 2))
+    with serving() as engine:
+        other = add(client, run, schedule)
+        client.set_registered_model_alias(NAME, "champion", str(other.version))
+        wait_until(lambda: served_version(engine) == other.version)
+        assert png(engine.generate(REQUEST)) == encode_png(guided.generate([3], [0], schedule)[0])
+
+
+def test_alias_is_not_looked_up_before_it_is_time(
+    client: MlflowClient, second: RegisteredVersion, lookups: list[str]
+) -> None:
+    with serving(refresh_seconds=3600.0) as engine:
+        client.set_registered_model_alias(NAME, "champion", "2")
+        assert version_of(engine.generate(REQUEST)) == 1
+    assert len(lookups) == 1
+
+
+def test_version_that_is_served_is_not_fetched_again(
+    first: RegisteredVersion, half: Schedule, registry_home: Path, lookups: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(), caplog.at_level(logging.WARNING):
+        schedule_file(registry_home, half).unlink()
+        wait_for_lookups(lookups)
+    assert caplog.text == ""
+
+
+def test_request_does_not_wait_for_a_registry_that_hangs(
+    first: RegisteredVersion, registry_home: Path, lookups: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = registry_home / "mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}?timeout=300")
+    with serving() as engine, closing(sqlite3.connect(database)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        time.sleep(10 * OFTEN)
+        before = len(lookups)
+        assert version_of(engine.generate(REQUEST)) == 1
+        assert served_version(engine) == 1
+        time.sleep(10 * OFTEN)
+        # The lookup that waits for the database has not ended yet.
+        assert len(lookups) == before
+        other.rollback()
+        wait_for_lookups(lookups)
+
+
+def test_trouble_is_told_when_it_begins_and_when_it_is_over(
+    client: MlflowClient, first: RegisteredVersion, lookups: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    def told() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.name == following.__name__]
+
+    with serving() as engine, caplog.at_level(logging.WARNING):
+        client.delete_registered_model_alias(NAME, "champion")
+        wait_for_lookups(lookups)
+        assert version_of(engine.generate(REQUEST)) == 1
+        (begun,) = told()
+        assert begun.startswith(f"still serving models:/{NAME}/1: {NAME}@champion")
+        client.set_registered_model_alias(NAME, "champion", "1")
+        wait_for_lookups(lookups)
+        assert told() == [begun, f"following {NAME}@champion again"]
+
+
+def test_alias_that_moves_to_a_corrupt_schedule_leaves_the_last_one_until_it_moves_on(
+    client: MlflowClient,
+    run: TrackedRun,
+    second: RegisteredVersion,
+    less: Schedule,
+    digits_pipeline: Pipeline,
+    registry_home: Path,
+    lookups: list[str],
+) -> None:
+    schedule_file(registry_home, less).write_text("{")
+    with serving() as engine:
+        client.set_registered_model_alias(NAME, "champion", "2")
+        wait_for_lookups(lookups)
+        assert version_of(engine.generate(REQUEST)) == 1
+        third = add(client, run, measured_schedule(digits_pipeline, fixed_interval_mask(4, 24, 3)), worth_serving=False)
+        client.set_registered_model_alias(NAME, "champion", str(third.version))
+        wait_until(lambda: served_version(engine) == 3)
+
+
+def test_error_that_nobody_thought_of_does_not_end_the_following(
+    client: MlflowClient, second: RegisteredVersion, monkeypatch: pytest.MonkeyPatch, lookups: list[str]
+) -> None:
+    def fail(_: RegisteredVersion) -> Schedule:
+        raise ZeroDivisionError
+
+    with serving() as engine:
+        with monkeypatch.context() as patch:
+            patch.setattr(following, "load_schedule", fail)
+            client.set_registered_model_alias(NAME, "champion", "2")
+            wait_for_lookups(lookups)
+            assert version_of(engine.generate(REQUEST)) == 1
+        wait_until(lambda: served_version(engine) == 2)
