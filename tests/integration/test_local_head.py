@@ -1,0 +1,89 @@
+"""A head on a machine where others have the usual ports, a shell that reaches it, and what is left when it dies."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+from real_cluster import REPOSITORY, Cluster
+
+from l2c_ray.distributed import local_head
+
+USUAL_PORTS = {6379, 8000, 8265, 20001, 52365}
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home folder in which no head is left when the test is over."""
+    monkeypatch.setenv("L2C_HOME", str(tmp_path))
+    yield tmp_path
+    if head := local_head.find():
+        local_head.stop(head)
+
+
+@pytest.fixture
+def usual_ports_taken() -> Iterator[None]:
+    with ExitStack() as held:
+        for port in USUAL_PORTS:
+            # One that cannot be taken has somebody else.
+            with suppress(OSError):
+                held.enter_context(socket.create_server(("127.0.0.1", port)))
+        yield
+
+
+@pytest.mark.usefixtures("usual_ports_taken")
+def test_failing_quickstart_says_how_to_stop_and_down_removes_what_a_dead_head_left(home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = "{}:{}".format(*server.getsockname())
+    failed = quickstart("up", MLFLOW_TRACKING_URI=f"http://me:s3cret@{address}")
+    head = local_head.find()
+    assert head
+    assert not {head.gcs_port, head.dashboard_port, head.serve_port} & USUAL_PORTS
+    # The job ran, so the head's agent has a port of its own too; only the tracking server is missing.
+    assert f"error: http://me:***@{address}: the tracking server does not answer" in failed.stdout
+    assert failed.stdout.splitlines()[-1] == "not done; `make down` stops what is still up"
+    assert failed.returncode == 1
+    assert "s3cret" not in failed.stdout + failed.stderr + local_head.exports_file().read_text()
+
+    while left := list(local_head.processes(head.id)):
+        for process in left:
+            process.kill()
+            process.wait(timeout=10)
+    assert Path(head.temp_dir).exists()
+    assert quickstart("down").returncode == 0
+    assert not Path(head.temp_dir).exists()
+    assert {path.name for path in home.iterdir()} == {"ray-head.log"}
+
+
+def test_shell_that_sources_the_exports_reaches_the_head(cluster: Cluster) -> None:
+    script = (
+        f". {local_head.exports_file()} && ray job submit -- echo from the shell && serve status && l2c registry list"
+    )
+    done = subprocess.run(
+        ["sh", "-c", script],
+        env={"PATH": "/usr/bin:/bin", "HOME": os.environ["HOME"]},
+        cwd=cluster.home,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "from the shell" in done.stdout
+    assert "compute share" in done.stdout
+
+
+def quickstart(action: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "jobs/quickstart.py", action],
+        env=os.environ | variables,
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
