@@ -96,11 +96,13 @@ def write_model_folder(folder: Path, pretrained: Pretrained, config: Pretraining
             pretrained.model.half().save_pretrained(new / "transformer")
             pretrained.scheduler.save_pretrained(new / "scheduler")
             card = _card(new, config, pretrained.loss, command)
-            write_text(new / "README.md", card)
+            readable = write_text(new / "README.md", card)
+            # Safetensors makes files that only their owner may read.
+            (new / zoo.WEIGHTS).chmod(readable.stat().st_mode)
             _flush(new)
             # Training took long enough for something else to appear here.
             require_replaceable(folder)
-            _replace(folder, new, aside=Path(temporary, "old"))
+            exchange(folder, new, aside=Path(temporary, "old"))
     except (OSError, SafetensorError) as error:
         raise StorageError(str(folder), f"cannot be written ({error})", "free space or change the place") from error
     return card
@@ -114,8 +116,8 @@ def _flush(folder: Path) -> None:
         os.close(handle)
 
 
-def _replace(folder: Path, new: Path, aside: Path) -> None:
-    """Puts `new` in the place of `folder`, which goes to `aside`."""
+def exchange(folder: Path, new: Path, aside: Path) -> None:
+    """Puts `new` in the place of `folder`, which goes to `aside`; where that fails, `folder` stays."""
     if not folder.exists():
         new.rename(folder)
         return

@@ -66,6 +66,7 @@ def test_trained_model_is_written_with_its_card_and_can_be_loaded(
     assert f"--config {tiny} --set learning_rate=2e-3 --set 'seed = 5' --out {out}`" in card
     assert "| seed | 5 |" in card
     assert [path.name for path in out.parent.iterdir()] == ["model"]
+    assert len({path.stat().st_mode for path in out.rglob("*") if path.is_file()}) == 1
 
 
 def test_run_that_was_cut_off_and_resumed_is_the_run_that_was_not(tiny: Path, tmp_path: Path) -> None:
@@ -211,6 +212,16 @@ def test_model_that_is_there_stays_when_the_new_one_cannot_be_judged(
         pretrain_and_report(tiny, ["seed=1"], out)
     assert contents(out) == before
     assert not list(tmp_path.glob(".writing-*"))
+
+
+def test_folder_stays_when_nothing_can_take_its_place(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "file").write_text("kept")
+    with pytest.raises(FileNotFoundError):
+        model_card.exchange(folder, tmp_path / "gone", aside=tmp_path / "aside")
+    assert contents(folder) == {"file": b"kept"}
+    assert not (tmp_path / "aside").exists()
 
 
 def test_embedded_model_is_one_that_the_job_may_replace(tmp_path: Path) -> None:
