@@ -1,43 +1,151 @@
-"""Connecting to Ray, and asking whether the cluster is large enough before anything starts."""
+"""Connecting to Ray, and asking whether the cluster has room before anything starts."""
 
+import logging
 import os
+import socket
+import time
+from urllib.parse import urlsplit
 
 import ray
+from ray.exceptions import AuthenticationError, RayError
+from ray.util import get_node_ip_address, placement_group, remove_placement_group
 
 from l2c_ray.config.learn import ClusterSection
-from l2c_ray.errors import ResourcesError, UnreachableError
+from l2c_ray.errors import InvalidInputError, ResourcesError, UnreachableError
+
+_log = logging.getLogger(__name__)
+
+_CONNECT_SECONDS = 5
+_NOTICE_SECONDS = 3
+"""How long resources may be busy before that is worth a message; a job that has just ended gives its back by then."""
+
+# The opening of HTTP/2, which Ray speaks: the preface and an empty SETTINGS frame, to be answered by such a frame.
+_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+_SETTINGS_FRAME = 4
 
 
 def connect() -> None:
     """Joins the cluster that `$RAY_ADDRESS` names, as it does inside a job; without one, starts one of its own.
 
     Raises:
-        UnreachableError: the cluster at `$RAY_ADDRESS` does not answer.
+        InvalidInputError: `$RAY_ADDRESS` is no host:port.
+        UnreachableError: the cluster there does not answer, or does not let this user in.
     """
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    if address not in ("local", "auto"):
+        _knock(address)
     try:
-        ray.init(address=os.environ.get("RAY_ADDRESS", "local"), ignore_reinit_error=True, log_to_driver=False)
-    except ConnectionError as error:
-        address = os.environ.get("RAY_ADDRESS", "the local Ray cluster")
-        reason = str(error).splitlines()[0]
-        raise UnreachableError(address, f"Ray does not answer ({reason})", "start it or unset RAY_ADDRESS") from error
+        ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
+    except AuthenticationError as error:
+        remedy = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN as the cluster has them"
+        raise UnreachableError(address, "the Ray cluster there does not let you in", remedy) from error
+    except (OSError, RuntimeError, ValueError, RayError) as error:
+        raise _unreachable(address, error) from error
 
 
-def gpus_per_worker(workers: int) -> int:
-    """One where the cluster has a GPU for each of the workers, else none."""
-    return int(ray.cluster_resources().get("GPU", 0) >= workers)
+def _knock(address: str) -> None:
+    """Asks for a sign of life within seconds; Ray's own attempts to connect go on for minutes."""
+    try:
+        given = urlsplit(f"//{address}")
+        host, port = given.hostname, given.port
+    except ValueError:
+        host, port = None, None
+    if not host or not port or "://" in address:
+        remedy = "give the host:port of a Ray head, or unset it to start a Ray of your own"
+        raise InvalidInputError("RAY_ADDRESS", f"{address} is no host:port", remedy)
+    if host in ("localhost", "127.0.0.1", "::1"):
+        # So does Ray, unless it is told that the cluster is on loopback alone.
+        host = get_node_ip_address()
+    try:
+        with socket.create_connection((host, port), timeout=_CONNECT_SECONDS) as connection:
+            if os.environ.get("RAY_USE_TLS", "0").lower() not in ("1", "true"):
+                connection.sendall(_HELLO)
+                answer = connection.recv(9)
+                if len(answer) < 9 or answer[3] != _SETTINGS_FRAME:
+                    raise ConnectionError("something else than a Ray head listens there")
+    except OSError as error:
+        raise _unreachable(address, error, host) from error
+
+
+def _unreachable(address: str, error: Exception, host: str = "") -> UnreachableError:
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    remedy = "start it or unset RAY_ADDRESS"
+    if host and host not in address:
+        remedy += f" (Ray looks at {host}; for a head on loopback alone set RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0)"
+    return UnreachableError(address, f"Ray does not answer ({reason})", remedy)
+
+
+def needs_of_a_worker(wanted: ClusterSection) -> dict[str, float]:
+    """Ray resources of one worker: its CPUs, and a GPU where every worker finds one beside them."""
+    cpus = {"CPU": float(wanted.cpus_per_worker)}
+    with_gpu = cpus | {"GPU": 1.0}
+    return with_gpu if _places(with_gpu) >= wanted.workers else cpus
 
 
 def require(wanted: ClusterSection) -> None:
-    """Refuses a config that the cluster could never run.
+    """Refuses a config that the nodes of the cluster could not run if they had nothing else to do.
 
     Raises:
         ResourcesError: names the key that asks for too much.
     """
-    needed = wanted.workers * wanted.cpus_per_worker
-    present = int(ray.cluster_resources().get("CPU", 0))
-    if needed > present:
+    largest = max((node.get("CPU", 0) for node in _nodes()), default=0)
+    if wanted.cpus_per_worker > largest:
+        raise ResourcesError(
+            "cluster.cpus_per_worker",
+            f"a worker needs {wanted.cpus_per_worker} CPUs on one node, the largest node has {largest:.0f}",
+            "lower it or add a larger node",
+        )
+    places = _places({"CPU": wanted.cpus_per_worker})
+    if wanted.workers > places:
         raise ResourcesError(
             "cluster.workers",
-            f"{wanted.workers} workers need {needed} CPUs, the cluster has {present}",
+            f"{_in_words(wanted)} do not fit, the cluster's nodes have room for {places}",
             "lower cluster.workers or cluster.cpus_per_worker, or add nodes",
         )
+
+
+def wait_for_room(wanted: ClusterSection) -> None:
+    """Waits until what others hold of the cluster leaves room for the workers, and says so.
+
+    Raises:
+        ResourcesError: there was none for `cluster.wait_seconds`.
+    """
+    group = placement_group([needs_of_a_worker(wanted)] * wanted.workers)
+    start = time.monotonic()
+    told = False
+    try:
+        # In short waits, because Ray lets no signal through while it waits.
+        while not group.wait(1):
+            waited = time.monotonic() - start
+            if waited >= wanted.wait_seconds:
+                raise ResourcesError(
+                    "cluster.workers",
+                    f"{_in_words(wanted)} found no room for {wanted.wait_seconds} s, {_what_is_free()}",
+                    "stop other jobs, ask for less, or raise cluster.wait_seconds",
+                )
+            if waited >= _NOTICE_SECONDS and not told:
+                told = True
+                _log.warning("waiting for room for %s: %s", _in_words(wanted), _what_is_free())
+    finally:
+        remove_placement_group(group)
+
+
+def _nodes() -> list[dict[str, float]]:
+    """Resources of every node that is alive, used or not."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _places(needs: dict[str, float]) -> int:
+    """How many workers with these needs the nodes hold; a worker is on one node."""
+    return sum(min(int(node.get(name, 0) // amount) for name, amount in needs.items()) for node in _nodes())
+
+
+def _in_words(wanted: ClusterSection) -> str:
+    needs = [f"{amount:.0f} {name}" for name, amount in needs_of_a_worker(wanted).items()]
+    return f"{wanted.workers} workers of {' and '.join(needs)}"
+
+
+def _what_is_free() -> str:
+    free, total = ray.available_resources(), ray.cluster_resources()
+    amounts = [f"{free.get(name, 0):.0f} of {total[name]:.0f} {name}" for name in ("CPU", "GPU") if name in total]
+    return f"{' and '.join(amounts)} are free"

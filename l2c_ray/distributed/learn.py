@@ -1,7 +1,6 @@
 """The main job: learn a router on the cluster, threshold it, measure the schedule, and make it a version."""
 
 import json
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,9 +14,13 @@ from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.config.learn import LearnConfig
 from l2c_ray.data import digits
 from l2c_ray.distributed import cluster
+from l2c_ray.distributed.mailbox import open_mailbox
+from l2c_ray.distributed.progress_log import ProgressLog
+from l2c_ray.distributed.run_folder import go_on_with, iterations_of
 from l2c_ray.distributed.sampling import ClusterSampler
+from l2c_ray.distributed.stopping import stops_on_sigterm
 from l2c_ray.distributed.trainer import train
-from l2c_ray.errors import ConfigError, LearningStoppedError
+from l2c_ray.errors import LearningStoppedError, UnreachableError
 from l2c_ray.evaluation.cost import make_schedule
 from l2c_ray.evaluation.frontier import Measurement, measure, standard_candidates
 from l2c_ray.evaluation.plots import plot_frontier, plot_schedule
@@ -31,7 +34,7 @@ from l2c_ray.registry.tracking import TrackedRun
 from l2c_ray.registry.versions import SCHEDULE_FILE, RegisteredVersion, register
 from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Provenance, Schedule
-from l2c_ray.storage.files import home, make_writable, read_text, write_text
+from l2c_ray.storage.files import home, make_writable
 
 LEARNED = "learned"
 HEATMAP_FILE = "heatmap.png"
@@ -44,7 +47,6 @@ class LearnResult:
 
     run_name: str
     mlflow_run_id: str
-    schedule: Schedule
     version: RegisteredVersion
     measurements: list[Measurement]
     """Of the full run, the learned schedule, fewer steps at the same compute, and the fixed interval."""
@@ -62,13 +64,22 @@ class Started:
 def learn(
     config: LearnConfig, on_start: Callable[[Started], None], on_progress: Callable[[Progress], None]
 ) -> LearnResult:
-    """Runs the whole job. Everything that can be wrong with the input is found before learning starts.
+    """Runs the whole job.
+
+    The config, the checkpoint, the storage, the tracking server, the size of the cluster and what the run's name
+    stands for are checked before the MLflow run begins; what only a worker can see (a checkpoint or a storage folder
+    that another node lacks) is found when it starts.
+
+    Args:
+        on_start: called once, when everything that can be checked has been.
+        on_progress: called from another thread, about twice a second while learning goes on.
 
     Raises:
         InvalidInputError: of the kind that the config, checkpoint, storage or cluster calls for.
-        UnreachableError: the tracking server or the cluster does not answer.
-        LearningError: learning broke down; the MLflow run is FAILED and no version is made.
-        LearningStoppedError: it was stopped with a checkpoint; the MLflow run is KILLED.
+        UnreachableError: the tracking server or the cluster does not answer. While learning goes on the former is
+            waited for.
+        LearningError: learning or measuring broke down; the MLflow run is FAILED and no version is made.
+        LearningStoppedError: SIGTERM ended it, with a checkpoint if there was time for one; the MLflow run is KILLED.
     """
     pipeline = _load_pipeline(config)
     storage = make_writable(Path(config.run.storage) if config.run.storage else home() / "runs")
@@ -76,28 +87,40 @@ def learn(
     cluster.connect()
     cluster.require(config.cluster)
     name = config.run.name or _fresh_name(config)
-    _remember_settings(config, name, storage)
+    with stops_on_sigterm(name) as stopping, open_mailbox(name) as mailbox:
+        done = go_on_with(storage / name, _lasting_settings(config, pipeline), config.training.iterations)
+        cluster.wait_for_room(config.cluster)
+        stopping.check()
 
-    run = TrackedRun(client, config.run.experiment, name, config.model_dump(by_alias=True))
-    on_start(Started(name, run.id, config.training.iterations))
-    with _ending(run):
-        router = _train_router(config, name, storage, pipeline, run, on_progress)
-        provenance = Provenance(policy=LEARNED, settings=_settings(config), git_commit=git_commit())
-        schedule = make_schedule(pipeline, router.threshold(config.router.theta), provenance)
-        measurements = _measure(config, pipeline, schedule)
-        _, learned, fewer_steps, _ = measurements
-        schedule = schedule.with_quality(learned.quality(config.evaluation.images))
-        _log_results(run, schedule, router.score_table(), measurements)
-        version = register(
-            client,
-            schedule,
-            run.id,
-            pipeline.model.image_shape,
-            tags={"run": name, "speedup": f"{learned.speedup:.3f}"},
-            # Whoever wants this much compute can have it without a schedule.
-            worth_serving=learned.mse < fewer_steps.mse,
-        )
-    return LearnResult(name, run.id, schedule, version, measurements)
+        run = TrackedRun(client, config.run.experiment, name, config.model_dump(by_alias=True))
+        stopping.ask_by(mailbox.request_stop.remote)
+        stopping.give_up_by(lambda: run.end("KILLED"))
+        with _ending(run):
+            # The parameters of an MLflow run are those of its first session and cannot change.
+            run.log_file(f"config-from-{done}.json", config.model_dump_json(by_alias=True, indent=1).encode())
+            on_start(Started(name, run.id, config.training.iterations))
+            router, iterations = _train_router(config, name, storage, pipeline, mailbox, run, on_progress)
+            stopping.check()
+            provenance = Provenance(
+                policy=LEARNED, settings=_settings(config) | {"iterations": iterations}, git_commit=git_commit()
+            )
+            schedule = make_schedule(pipeline, router.threshold(config.router.theta), provenance)
+            measurements = _measure(config, pipeline, schedule)
+            stopping.check()
+            with _kept_for_later(name):
+                _, learned, fewer_steps, _ = measurements
+                schedule = schedule.with_quality(learned.quality(config.evaluation.images))
+                _log_results(run, schedule, router.score_table(), measurements)
+                version = register(
+                    client,
+                    schedule,
+                    run.id,
+                    pipeline.model.image_shape,
+                    tags={"run": name, "speedup": f"{learned.speedup:.3f}"},
+                    # Whoever wants this much compute can have it without a schedule.
+                    worth_serving=learned.mse < fewer_steps.mse,
+                )
+    return LearnResult(name, run.id, version, measurements)
 
 
 def _load_pipeline(config: LearnConfig) -> Pipeline:
@@ -113,13 +136,12 @@ def _fresh_name(config: LearnConfig) -> str:
 
 
 def _settings(config: LearnConfig) -> dict[str, str | int | float | bool]:
-    """What makes the same schedule again on one worker of the same kind."""
+    """What makes the same schedule again on one worker of the same kind, with the number of iterations."""
     return {
         "objective": "pair",
         "lambda": config.router.sparsity_weight,
         "theta": config.router.theta,
         "initial_logit": config.router.initial_logit,
-        "iterations": config.training.iterations,
         "batch_size": config.training.batch_size,
         "learning_rate": config.training.learning_rate,
         "workers": config.cluster.workers,
@@ -127,19 +149,11 @@ def _settings(config: LearnConfig) -> dict[str, str | int | float | bool]:
     }
 
 
-def _remember_settings(config: LearnConfig, name: str, storage: Path) -> None:
-    """Refuses to go on with a run that other settings began. Theta and the number of iterations may change."""
-    free = ("theta", "iterations")
-    settings = {key: value for key, value in _settings(config).items() if key not in free}
-    settings |= config.model.model_dump() | {f"sampler.{key}": value for key, value in config.sampler}
-    path = storage / name / "settings.json"
-    if path.exists():
-        before: dict[str, Any] = json.loads(read_text(path))
-        for key, value in settings.items():
-            if before.get(key) != value:
-                problem = f"run {name} was begun with {key} = {before.get(key)}, not {value}"
-                raise ConfigError("run.name", problem, "choose another name or the same settings")
-    write_text(path, json.dumps(settings, indent=1) + "\n")
+def _lasting_settings(config: LearnConfig, pipeline: Pipeline) -> dict[str, Any]:
+    """What a run keeps from its first session to its last; theta and the number of iterations may change."""
+    settings: dict[str, Any] = {key: value for key, value in _settings(config).items() if key != "theta"}
+    settings |= {"model": config.model.name, "weights_sha256": pipeline.model.identity().weights_sha256}
+    return settings | {f"sampler.{key}": value for key, value in config.sampler}
 
 
 @contextmanager
@@ -156,32 +170,45 @@ def _ending(run: TrackedRun) -> Iterator[None]:
     run.end("FINISHED")
 
 
+@contextmanager
+def _kept_for_later(name: str) -> Iterator[None]:
+    """Tells whoever has lost the tracking server after all the work how to have its result."""
+    try:
+        yield
+    except UnreachableError as error:
+        remedy = f"what was learned is kept: when it answers again, repeat this with --set run.name={name}"
+        raise UnreachableError(error.subject, error.problem, remedy) from error
+
+
 def _train_router(
     config: LearnConfig,
     name: str,
     storage: Path,
     pipeline: Pipeline,
+    mailbox: Any,
     run: TrackedRun,
     on_progress: Callable[[Progress], None],
-) -> Router:
+) -> tuple[Router, int]:
+    """The learned router and the iterations that it took, in all sessions of the run."""
+    log = ProgressLog(run)
+
     def relay(news: list[Progress]) -> None:
-        run.log_metrics({progress.iteration: _finite_metrics(progress) for progress in news})
         if news:
             on_progress(news[-1])
+        log.add(news)
 
-    state = train(config, name, storage, relay)
+    try:
+        state = train(config, name, storage, mailbox, relay)
+    finally:
+        log.close()
     router = Router(pipeline.solver.steps, len(pipeline.model.units), config.router.initial_logit)
     unpack_module(state, router)
-    return router
-
-
-def _finite_metrics(progress: Progress) -> dict[str, float]:
-    metrics = {"error": progress.error, "loss": progress.loss, "mean_score": progress.mean_score}
-    return {name: value for name, value in metrics.items() if math.isfinite(value)}
+    return router, iterations_of(state)
 
 
 def _measure(config: LearnConfig, pipeline: Pipeline, schedule: Schedule) -> list[Measurement]:
     candidates = standard_candidates(pipeline, {LEARNED: schedule})
+    cluster.wait_for_room(config.cluster)
     with ClusterSampler(config) as sample:
         return measure(
             candidates, sample, config.evaluation.images, pipeline.model.num_classes, real=digits.load().images

@@ -1,11 +1,20 @@
 """How the driver and the first worker talk while a run goes on: progress one way, the wish to stop the other way."""
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.exceptions import ActorAlreadyExistsError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from l2c_ray.errors import ConfigError
 from l2c_ray.learning.learner import Progress
+
+_NAMESPACE = "l2c"
+_CLAIM_SECONDS = 5
+"""Ray may take as long to notice that the driver that had the name is dead."""
 
 
 class Mailbox:
@@ -29,7 +38,38 @@ class Mailbox:
         self._stop = True
 
 
-def open_mailbox() -> Any:
-    """A handle of a new mailbox; it takes no CPU from the workers."""
+@contextmanager
+def open_mailbox(run_name: str) -> Iterator[Any]:
+    """A handle of the run's mailbox, which ends with the context or the driver; it takes no CPU from the workers.
+
+    It carries the run's name, so that no two jobs of a cluster work on one run.
+
+    Raises:
+        ConfigError: another job is working on the run.
+    """
+    mailbox = _claim(run_name)
+    try:
+        yield mailbox
+    finally:
+        ray.kill(mailbox)
+
+
+def _claim(run_name: str) -> Any:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
+    actor = ray.remote(Mailbox).options(
+        name=f"l2c-run-{run_name}",
+        namespace=_NAMESPACE,
+        num_cpus=0,
+        scheduling_strategy=here,
+        max_restarts=-1,
+        max_task_retries=-1,
+    )
+    deadline = time.monotonic() + _CLAIM_SECONDS
+    while True:
+        try:
+            return actor.remote()
+        except ActorAlreadyExistsError as error:
+            if time.monotonic() > deadline:
+                problem = f"another job is working on run {run_name}"
+                raise ConfigError("run.name", problem, "wait for it, stop it, or choose another name") from error
+        time.sleep(0.2)

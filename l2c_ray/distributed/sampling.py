@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
 import torch
+from ray.exceptions import RayError
 from torch import Tensor
 
 from l2c_ray.config.learn import LearnConfig
-from l2c_ray.distributed.cluster import gpus_per_worker
+from l2c_ray.distributed.cluster import needs_of_a_worker
+from l2c_ray.errors import LearningError
 from l2c_ray.evaluation.frontier import Candidate, Sampler
 from l2c_ray.models import zoo
 
@@ -18,8 +20,10 @@ class ClusterSampler:
     """A `SampleImages` over actors that keep the model. A context: the actors end with it."""
 
     def __init__(self, config: LearnConfig) -> None:
-        needs = {"num_cpus": config.cluster.cpus_per_worker, "num_gpus": gpus_per_worker(config.cluster.workers)}
-        actor = ray.remote(_ShardSampler).options(**needs)
+        needs, limit = needs_of_a_worker(config.cluster), config.cluster.max_failures
+        actor = ray.remote(_ShardSampler).options(
+            num_cpus=needs["CPU"], num_gpus=needs.get("GPU", 0), max_restarts=limit, max_task_retries=limit
+        )
         values = config.model_dump(by_alias=True)
         self._actors: list[Any] = [actor.remote(values) for _ in range(config.cluster.workers)]
 
@@ -31,9 +35,13 @@ class ClusterSampler:
             ray.kill(actor)
 
     def __call__(self, candidate: Candidate, labels: Sequence[int], seeds: Sequence[int]) -> tuple[Tensor, float]:
-        """All images in their own order, and the seconds summed over the actors."""
+        """All images in their own order, and the seconds summed over the actors.
+
+        Raises:
+            LearningError: more actors were lost than `cluster.max_failures`, or sampling broke down on one.
+        """
         count = len(self._actors)
-        shares = ray.get(
+        shares = _get(
             [
                 actor.sample.remote(candidate, list(labels[rank::count]), list(seeds[rank::count]))
                 for rank, actor in enumerate(self._actors)
@@ -44,6 +52,15 @@ class ClusterSampler:
         for rank, (made, _) in enumerate(shares):
             images[rank::count] = made
         return images, sum(seconds for _, seconds in shares)
+
+
+def _get(shares: list[Any]) -> list[tuple[Tensor, float]]:
+    try:
+        return cast(list[tuple[Tensor, float]], ray.get(shares))
+    except RayError as error:
+        reason = str(error).strip().splitlines()[-1]
+        remedy = "raise cluster.max_failures or see the job's logs; the run's checkpoint has what was learned"
+        raise LearningError("sampling", f"failed on a worker ({reason})", remedy) from error
 
 
 class _ShardSampler:

@@ -1,24 +1,23 @@
 """Router learning as a Ray Train run: resumed by name, kept going through lost workers, stopped with a checkpoint."""
 
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any, cast
 
 import ray
+from ray.exceptions import RayError
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 from torch import Tensor
 
 from l2c_ray.config.learn import LearnConfig
-from l2c_ray.distributed.cluster import gpus_per_worker
-from l2c_ray.distributed.mailbox import open_mailbox
+from l2c_ray.distributed.cluster import needs_of_a_worker
+from l2c_ray.distributed.stopping import stopped
 from l2c_ray.distributed.worker import STATE_FILE, Outcome, train_worker
-from l2c_ray.errors import LearningError, LearningStoppedError
+from l2c_ray.errors import LearningError
 from l2c_ray.learning.learner import Progress
 from l2c_ray.storage.tensors import read_tensors
 
@@ -28,10 +27,13 @@ OnProgress = Callable[[list[Progress]], None]
 """Called about twice a second with the iterations since the last call."""
 
 
-def train(config: LearnConfig, run_name: str, storage: Path, on_progress: OnProgress) -> Mapping[str, Tensor]:
+def train(
+    config: LearnConfig, run_name: str, storage: Path, mailbox: Any, on_progress: OnProgress
+) -> Mapping[str, Tensor]:
     """Learns on the cluster's workers and returns the learner's last state.
 
-    A run of this name under `storage` is gone on with from its last checkpoint. SIGTERM ends it with a checkpoint.
+    A run of this name under `storage` is gone on with from its last checkpoint. A stop that the `mailbox` asks for
+    ends it with a checkpoint.
 
     Raises:
         LearningError: the loss was not finite, or more workers were lost than `cluster.max_failures`.
@@ -39,27 +41,27 @@ def train(config: LearnConfig, run_name: str, storage: Path, on_progress: OnProg
     """
     # A report waits for the controller's next poll, which is 2 s away unless told.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    mailbox = open_mailbox()
-    gpus = gpus_per_worker(config.cluster.workers)
+    needs = needs_of_a_worker(config.cluster)
+    limit = config.cluster.max_failures
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"config": config.model_dump(by_alias=True), "mailbox": mailbox},
         scaling_config=ScalingConfig(
             num_workers=config.cluster.workers,
-            use_gpu=gpus > 0,
-            resources_per_worker={"CPU": config.cluster.cpus_per_worker, "GPU": gpus},
+            use_gpu="GPU" in needs,
+            resources_per_worker=needs,
         ),
         run_config=RunConfig(
             name=run_name,
             storage_path=str(storage),
-            failure_config=FailureConfig(max_failures=config.cluster.max_failures),
+            failure_config=FailureConfig(max_failures=limit, controller_failure_limit=limit),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
     )
     try:
-        with _stops_on_sigterm(mailbox), _relayed(mailbox, on_progress):
+        with _relayed(mailbox, on_progress):
             result = trainer.fit()
-    except TrainingFailedError as error:
+    except (TrainingFailedError, RayError) as error:
         reason = str(error).strip().splitlines()[-1]
         raise LearningError(f"run {run_name}", f"failed on a worker ({reason})", "see the job's logs") from error
     outcome = cast(Outcome, result.return_value)
@@ -70,23 +72,9 @@ def train(config: LearnConfig, run_name: str, storage: Path, on_progress: OnProg
             "lower router.lambda or training.learning_rate, check the weights",
         )
     if outcome == "stopped":
-        raise LearningStoppedError(f"run {run_name}", "was stopped", f"go on with --set run.name={run_name}")
+        raise stopped(run_name)
     with result.checkpoint.as_directory() as folder:
         return read_tensors(Path(folder, STATE_FILE))
-
-
-@contextmanager
-def _stops_on_sigterm(mailbox: Any) -> Iterator[None]:
-    """`ray job stop` sends SIGTERM and waits three seconds before it kills."""
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        mailbox.request_stop.remote()
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -95,9 +83,11 @@ def _relayed(mailbox: Any, on_progress: OnProgress) -> Iterator[None]:
     over = threading.Event()
 
     def relay() -> None:
-        while not over.wait(_POLL_SECONDS):
+        # Without its cluster the run has no news, and the main thread has the error that says so.
+        with suppress(RayError):
+            while not over.wait(_POLL_SECONDS):
+                on_progress(ray.get(mailbox.take.remote()))
             on_progress(ray.get(mailbox.take.remote()))
-        on_progress(ray.get(mailbox.take.remote()))
 
     thread = threading.Thread(target=relay, name="progress", daemon=True)
     thread.start()

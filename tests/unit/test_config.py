@@ -112,6 +112,11 @@ def test_override_below_a_value_is_refused_naming_it(minimal: Path) -> None:
         ("evaluation.images=1", "evaluation.images"),
         ("run.seed=-1", "run.seed"),
         ("run.name='a/b'", "run.name"),
+        ("run.storage='s3://bucket/runs'", "run.storage"),
+        ("model.checkpoint='hf://model'", "model.checkpoint"),
+        ("router.initial_logit=1e300", "router.initial_logit"),
+        ("router.initial_logit=-101.0", "router.initial_logit"),
+        ("cluster.wait_seconds=-1", "cluster.wait_seconds"),
         ("model.name=''", "model.name"),
         ("model=3", "model"),
     ],
@@ -142,6 +147,17 @@ def test_unknown_key_like_no_other_is_refused_with_the_keys_there_are(minimal: P
     message = refusal(minimal, "router.xyz=1")
     assert "lambda" in message
     assert "theta" in message
+
+
+def test_folder_means_the_same_in_every_working_directory(
+    minimal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = LearnConfig.read(minimal, ["run.storage=runs", "model.checkpoint='~/weights'"])
+    assert config.run.storage == str(tmp_path / "runs")
+    assert config.model.checkpoint == str(Path.home() / "weights")
+    monkeypatch.chdir("/")
+    assert LearnConfig.parse(config.model_dump(by_alias=True), source="config") == config
 
 
 @pytest.mark.parametrize("line", ["lambda = 1e-4", 'name = "digits-dit"', "iterations = 10"])

@@ -1,0 +1,92 @@
+"""What SIGTERM does: an orderly stop where there is time for one, and otherwise an end that leaves nothing open.
+
+`ray job stop` sends it and kills three seconds later.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from l2c_ray.errors import LearningStoppedError
+
+GRACE_SECONDS = 2.0
+
+Action = Callable[[], object]
+
+
+class Stopping:
+    """The wish to stop a run, and what is to be done about it."""
+
+    def __init__(self, run_name: str) -> None:
+        self.requested = False
+        self._run_name = run_name
+        self._asks: list[Action] = []
+        self._last_acts: list[Action] = []
+        self._over = threading.Event()
+
+    def ask_by(self, action: Action) -> None:
+        """Done as soon as a stop is wished for, for instance to tell the workers."""
+        self._asks.append(action)
+
+    def give_up_by(self, action: Action) -> None:
+        """Done before the process exits when the orderly stop has taken too long."""
+        self._last_acts.append(action)
+
+    def check(self) -> None:
+        """Goes on only if nobody has asked to stop.
+
+        Raises:
+            LearningStoppedError: somebody has.
+        """
+        if self.requested:
+            raise self.error
+
+    @property
+    def error(self) -> LearningStoppedError:
+        return stopped(self._run_name)
+
+    def on_signal(self, signum: int, frame: FrameType | None) -> None:
+        """Only starts a thread, since a handler may have interrupted anything, Ray in the middle of a call too."""
+        if not self.requested:
+            self.requested = True
+            threading.Thread(target=self._see_to_it, name="stopping", daemon=True).start()
+
+    def end(self) -> None:
+        """The stop has come about, or nobody wished for it."""
+        self._over.set()
+
+    def _see_to_it(self) -> None:
+        _try_all(self._asks)
+        if self._over.wait(GRACE_SECONDS):
+            return
+        _try_all(self._last_acts)
+        print(f"error: {self.error}", file=sys.stderr, flush=True)
+        os._exit(self.error.exit_code)
+
+
+def stopped(run_name: str) -> LearningStoppedError:
+    """The error of a run that was stopped."""
+    return LearningStoppedError(f"run {run_name}", "was stopped", f"go on with --set run.name={run_name}")
+
+
+@contextmanager
+def stops_on_sigterm(run_name: str) -> Iterator[Stopping]:
+    """While the context lasts, SIGTERM asks for a stop and ends the process if none comes in `GRACE_SECONDS`."""
+    stopping = Stopping(run_name)
+    before = signal.signal(signal.SIGTERM, stopping.on_signal)
+    try:
+        yield stopping
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        stopping.end()
+
+
+def _try_all(actions: list[Action]) -> None:
+    for action in actions:
+        # Ray or MLflow may be what is broken; that must not keep the process from ending.
+        with suppress(Exception):
+            action()

@@ -1,0 +1,54 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from l2c_ray.distributed.run_folder import go_on_with
+from l2c_ray.errors import ConfigError
+from l2c_ray.storage.tensors import write_tensors
+
+SETTINGS = {"lambda": 1e-4, "seed": 0}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "mine"
+
+
+def checkpoint(folder: Path, iteration: int) -> None:
+    write_tensors(folder / f"checkpoint_{iteration}" / "state.safetensors", {"iteration": torch.tensor(iteration)})
+
+
+def test_new_run_has_done_nothing(folder: Path) -> None:
+    assert go_on_with(folder, SETTINGS, 10) == 0
+
+
+def test_run_goes_on_with_the_same_settings_from_its_last_checkpoint(folder: Path) -> None:
+    go_on_with(folder, SETTINGS, 10)
+    checkpoint(folder, 4)
+    checkpoint(folder, 10)
+    assert go_on_with(folder, SETTINGS, 10) == 10
+    assert go_on_with(folder, SETTINGS, 20) == 10
+
+
+def test_checkpoint_that_was_cut_off_does_not_count(folder: Path) -> None:
+    checkpoint(folder, 4)
+    checkpoint(folder, 5)
+    (folder / "checkpoint_5" / "state.safetensors").write_bytes(b"\x08")
+    assert go_on_with(folder, SETTINGS, 10) == 4
+
+
+def test_fewer_iterations_than_were_done_are_refused(folder: Path) -> None:
+    checkpoint(folder, 10)
+    with pytest.raises(ConfigError) as caught:
+        go_on_with(folder, SETTINGS, 9)
+    assert str(caught.value) == (
+        "training.iterations: run mine has done 10 already, more than 9; take at least 10, or another run.name"
+    )
+
+
+def test_other_settings_are_refused_and_the_first_ones_kept(folder: Path) -> None:
+    go_on_with(folder, SETTINGS, 10)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"run mine was begun with seed = 0, not 1"):
+            go_on_with(folder, SETTINGS | {"seed": 1}, 10)

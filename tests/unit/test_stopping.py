@@ -1,0 +1,83 @@
+"""SIGTERM to a real process, the first with a real MLflow run."""
+
+import signal
+import subprocess
+import sys
+import time
+
+from mlflow import MlflowClient
+
+from l2c_ray.distributed.stopping import GRACE_SECONDS
+
+HANGS = """
+import time
+from l2c_ray.distributed.stopping import stops_on_sigterm
+from l2c_ray.registry import tracking
+from l2c_ray.registry.tracking import TrackedRun
+
+def broken():
+    raise RuntimeError("the cluster is gone")
+
+run = TrackedRun(tracking.connect(), "l2c", "mine", {})
+with stops_on_sigterm("mine") as stopping:
+    stopping.ask_by(broken)
+    stopping.ask_by(lambda: print("asked", flush=True))
+    stopping.give_up_by(lambda: run.end("KILLED"))
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+STOPS = """
+import time
+from l2c_ray.distributed.stopping import GRACE_SECONDS, stops_on_sigterm
+from l2c_ray.errors import LearningStoppedError
+
+try:
+    with stops_on_sigterm("mine") as stopping:
+        stopping.check()
+        print("ready", flush=True)
+        while True:
+            time.sleep(0.1)
+            stopping.check()
+except LearningStoppedError as error:
+    # Longer than the time after which it would have been ended.
+    time.sleep(GRACE_SECONDS + 1)
+    print(error)
+"""
+
+
+def start(script: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def status(client: MlflowClient) -> str:
+    (run,) = client.search_runs([client.get_experiment_by_name("l2c").experiment_id])
+    return str(run.info.status)
+
+
+def test_process_that_does_not_stop_in_time_ends_with_its_run_marked(client: MlflowClient) -> None:
+    process = start(HANGS)
+    assert status(client) == "RUNNING"
+    sent = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=30)
+    # Ray kills after three seconds.
+    assert GRACE_SECONDS <= time.monotonic() - sent < 3
+    assert process.returncode == 1
+    assert out == "asked\n"
+    assert err.splitlines()[-1] == "error: run mine: was stopped; go on with --set run.name=mine"
+    assert status(client) == "KILLED"
+
+
+def test_process_that_stops_in_time_ends_in_its_own_way() -> None:
+    process = start(STOPS)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=30)
+    assert out == "run mine: was stopped; go on with --set run.name=mine\n"
+    assert err == ""
+    assert process.returncode == 0
