@@ -1,4 +1,4 @@
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -231,10 +231,19 @@ def test_embedded_model_is_one_that_the_job_may_replace(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("override", "code"), [("name=../../x", 2), ("learning_rate=1e30", 1)])
-def test_job_ends_with_one_line_and_its_exit_code(tiny: Path, tmp_path: Path, override: str, code: int) -> None:
-    command = [sys.executable, str(JOB), "--config", str(tiny), "--out", str(tmp_path / "model"), "--set", override]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert finished.returncode == code
-    assert finished.stderr.splitlines()[-1].startswith("error: ")
-    assert "Traceback" not in finished.stderr
-    assert finished.stdout == ""
+def test_job_ends_with_one_line_and_its_exit_code(
+    tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    override: str,
+    code: int,
+) -> None:
+    arguments = ["--config", str(tiny), "--out", str(tmp_path / "model"), "--set", override]
+    monkeypatch.setattr(sys, "argv", [str(JOB), *arguments])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(JOB), run_name="__main__")
+    printed = capsys.readouterr()
+    assert caught.value.code == code
+    assert printed.out == ""
+    assert printed.err.splitlines()[-1].startswith("error: ")
