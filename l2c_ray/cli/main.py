@@ -64,7 +64,7 @@ def learn(
     as_json: JsonOption = False,
 ) -> None:
     """Learn a schedule on the Ray cluster at $RAY_ADDRESS (or one started here), measure and register it."""
-    if "RAY_ADDRESS" not in os.environ:
+    if os.environ.get("RAY_ADDRESS", "") in ("", "local"):
         # Ray's own switch for binding to loopback alone, which it reads when it is imported.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     from l2c_ray.cli.learning import learn_and_report
