@@ -202,6 +202,7 @@ def _knock(uri: str) -> None:
         # A refusal will do: not every server has this route.
         if answer.status_code >= requests.codes.server_error:
             answer.raise_for_status()
-    elif address.hostname:
-        port = address.port or _DEFAULT_PORTS.get(address.scheme.split("+")[0], 0)
+        return
+    port = address.port or _DEFAULT_PORTS.get(address.scheme.split("+")[0])
+    if address.hostname and port:
         socket.create_connection((address.hostname, port), timeout=_CONNECT_SECONDS).close()

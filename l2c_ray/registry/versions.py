@@ -217,7 +217,10 @@ def _create(
         "protocol": quality.protocol,
         "git_commit": schedule.provenance.git_commit or "unknown",
     }
-    return _read(client, client.create_model_version(name, logged.model_uri, run_id, tags=described | dict(tags)))
+    described |= tags
+    # A server takes the model as a source only together with its id.
+    created = client.create_model_version(name, logged.model_uri, run_id, tags=described, model_id=logged.model_id)
+    return _read(client, created)
 
 
 def _promote(client: MlflowClient, candidate: RegisteredVersion) -> str | None:

@@ -1,13 +1,22 @@
+import logging
 import os
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW_HTTP_REQUEST_TIMEOUT
+from unit_factories import learn_config
 
-from l2c_ray.errors import L2CError, StorageError, UnreachableError
+from l2c_ray.errors import ConfigError, L2CError, StorageError, UnreachableError
 from l2c_ray.registry import tracking
 from l2c_ray.registry.tracking import TrackedRun
 
@@ -20,6 +29,31 @@ def refusal_of_connecting_to(uri: str, monkeypatch: pytest.MonkeyPatch) -> L2CEr
     assert time.monotonic() - start < 10
     assert "\n" not in str(caught.value)
     return caught.value
+
+
+@contextmanager
+def failing_server(status: int) -> Iterator[str]:
+    """The address of a server that answers everything with this status."""
+
+    class Failing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(status)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Failing) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def break_database(home: Path) -> None:
+    """Nothing about runs can be read or written from now on."""
+    with closing(sqlite3.connect(home / "mlflow.db")) as database:
+        database.execute("ALTER TABLE runs RENAME TO gone")
 
 
 def test_without_a_server_the_registry_is_a_file_under_home(registry_home: Path, client: MlflowClient) -> None:
@@ -65,6 +99,63 @@ def test_run_of_another_name_or_experiment_is_another_run(client: MlflowClient) 
     assert len({TrackedRun(client, experiment, name, {}).id for experiment, name in named}) == 3
 
 
+def test_experiment_that_was_deleted_is_refused_with_a_way_to_restore_it(client: MlflowClient) -> None:
+    TrackedRun(client, "experiment", "first", {})
+    deleted = client.get_experiment_by_name("experiment")
+    assert deleted is not None
+    client.delete_experiment(deleted.experiment_id)
+    with pytest.raises(ConfigError, match=f"restore --experiment-id {deleted.experiment_id}") as caught:
+        TrackedRun(client, "experiment", "second", {})
+    assert caught.value.subject == "run.experiment"
+
+
+def test_runs_that_begin_at_once_share_a_new_experiment(client: MlflowClient) -> None:
+    together = threading.Barrier(2)
+
+    def begin(name: str) -> str:
+        own = MlflowClient(client.tracking_uri)
+        together.wait(timeout=60)
+        return TrackedRun(own, "new", name, {}).id
+
+    with ThreadPoolExecutor(2) as pool:
+        begun = list(pool.map(begin, ["first", "second"]))
+    assert len({client.get_run(run).info.experiment_id for run in begun}) == 1
+
+
+@pytest.mark.parametrize("name", ["", "../elsewhere", "/", "a/b", "a\nb", " a", "'", "a" * 129])
+def test_experiment_name_that_could_not_be_a_folder_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="experiment"):
+        learn_config(run={"experiment": name})
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda client, run: TrackedRun(client, "experiment", "second", {}),
+        lambda client, run: run.log_metrics({1: {"loss": 1.0}}),
+        lambda client, run: run.log_file("name", b""),
+    ],
+    ids=["begin", "metrics", "file"],
+)
+def test_server_that_fails_during_a_run_is_a_typed_error(
+    client: MlflowClient, run: TrackedRun, registry_home: Path, work: Callable[[MlflowClient, TrackedRun], object]
+) -> None:
+    break_database(registry_home)
+    with pytest.raises(UnreachableError) as caught:
+        work(client, run)
+    assert caught.value.subject == tracking.tracking_uri()
+    assert "\n" not in str(caught.value)
+
+
+def test_end_that_cannot_be_marked_is_told_and_hides_nothing(
+    run: TrackedRun, registry_home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    break_database(registry_home)
+    with caplog.at_level(logging.WARNING):
+        run.end("FAILED")
+    assert f"run {run.id} could not be marked as FAILED" in caplog.text
+
+
 @pytest.mark.parametrize("scheme", ["http", "postgresql"])
 def test_closed_port_is_told_with_its_address_and_without_its_password(
     monkeypatch: pytest.MonkeyPatch, unused_port: int, scheme: str
@@ -76,11 +167,48 @@ def test_closed_port_is_told_with_its_address_and_without_its_password(
     assert error.exit_code == 1
 
 
+def test_name_that_no_machine_has_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = refusal_of_connecting_to("http://name.invalid", monkeypatch)
+    assert isinstance(error, UnreachableError)
+    assert "http://name.invalid" in error.subject
+
+
 @pytest.mark.parametrize(
-    "uri", ["http://127.0.0.1:99999", "http://127.0.0.1:port", "nonsense://nowhere", "http://name.invalid"]
+    "uri",
+    [
+        "http://127.0.0.1:99999",
+        "http://127.0.0.1:port",
+        "http://[bad",
+        "http://me:***@[bad",
+        "nonsense://nowhere",
+        "localhost:5000",
+        "mysql+nothing:///db",
+        "/folder/mlruns",
+    ],
 )
-def test_address_that_cannot_be_one_is_told(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
-    assert uri in refusal_of_connecting_to(uri, monkeypatch).subject
+def test_address_that_cannot_be_one_is_bad_input(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+    error = refusal_of_connecting_to(uri.replace("***", "s3cret"), monkeypatch)
+    assert isinstance(error, ConfigError)
+    assert error.subject == f"MLFLOW_TRACKING_URI={uri}"
+    assert "s3cret" not in str(error)
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_server_that_answers_with_its_own_error_is_told_at_once(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    with failing_server(status) as address:
+        error = refusal_of_connecting_to(address, monkeypatch)
+    assert isinstance(error, UnreachableError)
+    assert error.subject == address
+    assert str(status) in error.problem
+
+
+def test_retries_are_few_unless_the_user_wants_others(registry_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "unset")
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT")
+    tracking.connect()
+    assert MLFLOW_HTTP_REQUEST_MAX_RETRIES.get() == 5
+    assert MLFLOW_HTTP_REQUEST_TIMEOUT.get() <= 30
 
 
 def test_file_that_is_no_database_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

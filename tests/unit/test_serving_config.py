@@ -1,0 +1,24 @@
+import pytest
+
+from l2c_ray.config.serving import FULL, ServingConfig
+from l2c_ray.errors import ConfigError
+
+
+def config(alias: str) -> ServingConfig:
+    return ServingConfig.parse({"model": "digits-dit", "alias": alias}, source="args")
+
+
+@pytest.mark.parametrize("alias", ["champion", "fast-2", "Quality_1"])
+def test_alias_that_mlflow_takes_is_taken(alias: str) -> None:
+    assert config(alias).alias == alias
+
+
+@pytest.mark.parametrize("alias", ["", "the best", "a/b", "a.b", "a" * 256, "a\n"])
+def test_alias_that_mlflow_does_not_take_is_refused(alias: str) -> None:
+    with pytest.raises(ConfigError, match="alias in args"):
+        config(alias)
+
+
+def test_alias_that_means_the_run_without_a_schedule_is_refused() -> None:
+    with pytest.raises(ConfigError, match="alias in args: full is what requests call"):
+        config(FULL)
