@@ -1,18 +1,12 @@
 """Runs and versions over a real MLflow server, also while it dies."""
 
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import requests
-from real_cluster import wait_until
+from real_tracking_server import TrackingServer, running_tracking_server
 
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.errors import RegistryError, UnreachableError
@@ -28,33 +22,11 @@ from l2c_ray.schedule import Provenance, Quality, Schedule
 NAME = "digits-dit-ddim-4"
 
 
-@dataclass(frozen=True)
-class Server:
-    address: str
-    group: int
-    """Of its processes."""
-
-    def signal(self, number: signal.Signals) -> None:
-        os.killpg(self.group, number)
-
-
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    stores = ["--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--artifacts-destination", str(tmp_path)]
-    with (tmp_path / "server.log").open("wb") as log:
-        process = subprocess.Popen([*command, *stores], stdout=log, stderr=log, start_new_session=True, cwd=tmp_path)
-    address = f"http://127.0.0.1:{port}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-    try:
-        wait_until(lambda: _healthy(address), timeout=120)
-        yield Server(address, process.pid)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrackingServer]:
+    with running_tracking_server(tmp_path) as running:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", running.address)
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +37,7 @@ def schedule() -> Schedule:
     return plain.with_quality(Quality(protocol="test", metrics={"mse": 1e-3}))
 
 
-def test_version_is_registered_listed_and_fetched_over_http(server: Server, schedule: Schedule) -> None:
+def test_version_is_registered_listed_and_fetched_over_http(server: TrackingServer, schedule: Schedule) -> None:
     client = tracking.connect()
     run = TrackedRun(client, "experiment", "first", {})
     registered = register(client, schedule, run.id, (1, 8, 8), {}, worth_serving=True)
@@ -81,7 +53,9 @@ def test_version_is_registered_listed_and_fetched_over_http(server: Server, sche
             ask()
 
 
-def test_server_that_dies_during_a_run_is_a_typed_error_within_a_minute(server: Server, schedule: Schedule) -> None:
+def test_server_that_dies_during_a_run_is_a_typed_error_within_a_minute(
+    server: TrackingServer, schedule: Schedule
+) -> None:
     client = tracking.connect()
     run = TrackedRun(client, "experiment", "first", {})
     server.signal(signal.SIGKILL)
@@ -95,10 +69,3 @@ def test_server_that_dies_during_a_run_is_a_typed_error_within_a_minute(server: 
         assert caught.value.subject == server.address
         assert time.monotonic() - start < 60
     run.end("FAILED")
-
-
-def _healthy(address: str) -> bool:
-    try:
-        return requests.get(f"{address}/health", timeout=5).ok
-    except requests.ConnectionError:
-        return False
