@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 from mlflow import MlflowClient
+from mlflow.entities import Run
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from l2c_ray.distributed import local_head
@@ -44,6 +45,12 @@ class Cluster:
     @property
     def mlflow(self) -> MlflowClient:
         return MlflowClient(f"sqlite:///{self.home / 'mlflow.db'}")
+
+    def mlflow_run(self, name: str) -> Run:
+        """The only MLflow run of this name."""
+        experiment = self.mlflow.get_experiment_by_name("l2c")
+        (run,) = self.mlflow.search_runs([experiment.experiment_id], f"tags.`l2c.run` = '{name}'")
+        return run
 
     @property
     def jobs(self) -> JobSubmissionClient:

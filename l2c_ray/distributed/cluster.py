@@ -36,10 +36,11 @@ def connect() -> None:
         _knock(address)
     try:
         ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
-    except AuthenticationError as error:
-        remedy = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN as the cluster has them"
-        raise UnreachableError(address, "the Ray cluster there does not let you in", remedy) from error
     except (OSError, RuntimeError, ValueError, RayError) as error:
+        # Ray makes other errors of this one, which only their text tells.
+        if AuthenticationError.__name__ in f"{error!r} {error.__cause__!r}":
+            remedy = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN as the cluster has them"
+            raise UnreachableError(address, "the Ray cluster there does not let you in", remedy) from error
         raise _unreachable(address, error) from error
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+import psutil
+
 from l2c_ray.errors import LearningStoppedError
 
 GRACE_SECONDS = 2.0
@@ -65,6 +67,10 @@ class Stopping:
             return
         _try_all(self._last_acts)
         print(f"error: {self.error}", file=sys.stderr, flush=True)
+        # Those of a private Ray. Some of them would outlive this process for long.
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         os._exit(self.error.exit_code)
 
 

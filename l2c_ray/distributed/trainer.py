@@ -10,7 +10,7 @@ from typing import Any, cast
 import ray
 from ray.exceptions import RayError
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchTrainer
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from torch import Tensor
 
 from l2c_ray.config.learn import LearnConfig
@@ -43,7 +43,8 @@ def train(
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     needs = needs_of_a_worker(config.cluster)
     limit = config.cluster.max_failures
-    trainer = TorchTrainer(
+    # Not TorchTrainer, whose process group listens on every interface; the workers make their own.
+    trainer = DataParallelTrainer(
         train_worker,
         train_loop_config={"config": config.model_dump(by_alias=True), "mailbox": mailbox},
         scaling_config=ScalingConfig(

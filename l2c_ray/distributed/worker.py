@@ -14,6 +14,7 @@ from torch import Tensor
 
 from l2c_ray.config.learn import LearnConfig
 from l2c_ray.data import digits
+from l2c_ray.distributed.process_group import process_group
 from l2c_ray.learning.learner import RouterLearner
 from l2c_ray.models import zoo
 from l2c_ray.sampling.solvers import make_solver
@@ -30,9 +31,12 @@ def train_worker(settings: dict[str, Any]) -> Outcome:
     `settings` holds the `config` as a dictionary and the `mailbox`.
     """
     config = LearnConfig.parse(settings["config"], source="config")
-    learner = _make_learner(config)
+    with process_group():
+        return _learn(config, _make_learner(config), settings["mailbox"])
+
+
+def _learn(config: LearnConfig, learner: RouterLearner, mailbox: Any) -> Outcome:
     leads = ray.train.get_context().get_world_rank() == 0
-    mailbox = settings["mailbox"]
     outcome: Outcome = "finished"
     while not learner.done:
         before = learner.iteration

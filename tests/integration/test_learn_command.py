@@ -1,15 +1,51 @@
-"""`l2c learn` against the cluster: the same result from the same seed, and bad input found before learning."""
+"""`l2c learn`: the same result from the same seed, bad input found before learning, and servers that go away."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import psutil
 import pytest
-from real_cluster import DIGITS, SMALL, Cluster, set_options
+from real_cluster import DIGITS, SMALL, Cluster, set_options, wait_until
+from real_tracking_server import running_tracking_server
+
+from l2c_ray.distributed import local_head
+
+ONE_WORKER = ("cluster.workers=1", "run.seed=3")
 
 
-def test_same_config_and_seed_give_the_same_schedule(cluster: Cluster) -> None:
-    one_worker = ("cluster.workers=1", "run.seed=3")
-    first = cluster.learn(*one_worker)
-    second = cluster.learn(*one_worker)
-    assert first["run_name"] != second["run_name"]
-    assert first["version"]["sha256"] == second["version"]["sha256"]
+@pytest.fixture(scope="module")
+def settled(cluster: Cluster) -> dict[str, Any]:
+    """A finished run."""
+    return cluster.learn("run.name='settled'", *ONE_WORKER)
+
+
+def test_same_config_and_seed_give_the_same_schedule(cluster: Cluster, settled: dict[str, Any]) -> None:
+    again = cluster.learn(*ONE_WORKER)
+    assert again["run_name"] != settled["run_name"]
+    assert again["version"]["sha256"] == settled["version"]["sha256"]
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("router.lambda=0.5", "run.name: run settled was begun with lambda = 0.0001, not 0.5"),
+        ("training.iterations=39", "training.iterations: run settled has done 40 already, more than 39"),
+    ],
+)
+def test_run_of_other_settings_or_fewer_iterations_is_not_gone_on_with(
+    cluster: Cluster, override: str, problem: str
+) -> None:
+    done = cluster.l2c("learn", str(DIGITS), *set_options(*SMALL, *ONE_WORKER, "run.name='settled'", override))
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith(f"error: {problem}")
+    assert cluster.mlflow_run("settled").info.status == "FINISHED"
 
 
 def test_loss_that_is_not_finite_fails_the_run_and_registers_nothing(cluster: Cluster) -> None:
@@ -17,23 +53,14 @@ def test_loss_that_is_not_finite_fails_the_run_and_registers_nothing(cluster: Cl
     done = cluster.l2c("learn", str(DIGITS), *set_options(*SMALL, "run.name='diverged'", "router.lambda=1e38"))
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("error: run diverged: the loss is not finite")
-    (run,) = cluster.mlflow.search_runs(["1"], "tags.`l2c.run` = 'diverged'")
-    assert run.info.status == "FAILED"
+    assert cluster.mlflow_run("diverged").info.status == "FAILED"
     assert cluster.l2c("registry", "list", "--json").stdout == before
-
-
-def test_run_of_other_settings_is_not_gone_on_with(cluster: Cluster) -> None:
-    cluster.learn("run.name='settled'", "training.iterations=2")
-    done = cluster.l2c("learn", str(DIGITS), *set_options(*SMALL, "run.name='settled'", "router.lambda=0.5"))
-    assert done.returncode == 2
-    assert "run settled was begun with lambda = 0.0001, not 0.5" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("override", "code", "named"),
     [
         ("cluster.workers=99", 2, "cluster.workers"),
-        ("router.lamda=1", 2, "did you mean lambda?"),
         ("model.checkpoint='/nowhere'", 2, "/nowhere/transformer/diffusion_pytorch_model.safetensors"),
         ("run.storage='/proc/runs'", 2, "/proc/runs"),
     ],
@@ -53,3 +80,74 @@ def test_unreachable_tracking_server_ends_at_once(cluster: Cluster) -> None:
     assert done.returncode == 1
     assert "http://user:***@127.0.0.1:9: the tracking server does not answer" in done.stderr
     assert "secret" not in done.stderr + done.stdout
+
+
+def test_wrong_token_ends_at_once_with_one_line(cluster: Cluster) -> None:
+    done = cluster.l2c("learn", str(DIGITS), *set_options(*SMALL), RAY_AUTH_TOKEN="0" * 64)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"error: {cluster.head.address}: the Ray cluster there does not let you in")
+
+
+def test_tracking_server_that_goes_away_costs_no_learning(cluster: Cluster, tmp_path: Path) -> None:
+    options = set_options(*SMALL, "run.name='untracked'", "cluster.workers=1", "training.iterations=60")
+    lines = []
+    with (
+        running_tracking_server(tmp_path) as server,
+        subprocess.Popen(
+            ["l2c", "learn", str(DIGITS), *options],
+            env=cluster.environment() | {"MLFLOW_TRACKING_URI": server.address},
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as learning,
+    ):
+        for line in learning.stderr or ():
+            lines.append(line)
+            if line.startswith("learning "):
+                server.signal(signal.SIGKILL)
+    log = "".join(lines)
+    assert learning.returncode == 1, log
+    assert "Learning goes on; its progress is logged later" in log
+    assert "learning 60/60" in log
+    assert cluster.checkpoints("untracked")
+    last = lines[-1]
+    assert last.startswith(f"error: {server.address}: the tracking server does not answer")
+    assert "repeat this with --set run.name=untracked" in last
+
+
+def test_private_ray_listens_on_loopback_only_and_leaves_no_process_behind(tmp_path: Path) -> None:
+    identity = uuid.uuid4().hex
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "L2C_"))}
+    mark = {"L2C_HOME": str(tmp_path), "L2C_HEAD": identity}
+    options = set_options(*SMALL, "cluster.workers=2", "training.iterations=20", "evaluation.images=2")
+    with subprocess.Popen(
+        [Path(sys.executable).parent / "l2c", "learn", str(DIGITS), *options],
+        env=inherited | mark,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as learning:
+        listening: set[tuple[str, str]] = set()
+        while learning.poll() is None:
+            listening |= _listening(identity)
+            time.sleep(1)
+        out, err = learning.communicate()
+    assert learning.returncode == 0, err
+    assert "registered as digits-dit-ddim-20 version 1" in out
+    assert {"raylet", "ray::RayTrainWorker"} <= {name.partition(".")[0] for name, _ in listening}
+    assert [place for place in listening if place[1] not in ("127.0.0.1", "::1", "::ffff:127.0.0.1")] == []
+    wait_until(lambda: not list(local_head.processes(identity)), timeout=10)
+
+
+def _listening(identity: str) -> set[tuple[str, str]]:
+    """Names of the marked processes and the addresses that they listen on."""
+    found = set()
+    for process in local_head.processes(identity):
+        try:
+            connections = process.net_connections("inet")
+        except psutil.Error:
+            # It ended meanwhile.
+            continue
+        found |= {(process.name(), place.laddr.ip) for place in connections if place.status == psutil.CONN_LISTEN}
+    return found

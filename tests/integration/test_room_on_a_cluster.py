@@ -1,0 +1,118 @@
+"""Whether workers fit, and names of runs, on a real cluster of two nodes with two CPUs each, one of them with a GPU."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+from ray.util import placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup
+
+from l2c_ray.config.learn import ClusterSection
+from l2c_ray.distributed import cluster
+from l2c_ray.distributed.mailbox import open_mailbox
+from l2c_ray.errors import ConfigError, ResourcesError
+
+CLAIM = """
+import time
+from l2c_ray.distributed import cluster
+from l2c_ray.distributed.mailbox import open_mailbox
+
+cluster.connect()
+with open_mailbox("mine"):
+    print("claimed", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_nodes() -> Iterator[Cluster]:
+    """This process is a driver on them. Ray's own mock of a GPU is a number that nobody checks."""
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 0})
+    with pytest.MonkeyPatch.context() as patch:
+        try:
+            nodes.add_node(num_cpus=2, num_gpus=1)
+            patch.setenv("RAY_ADDRESS", nodes.address)
+            cluster.connect()
+            yield nodes
+        finally:
+            ray.shutdown()
+            nodes.shutdown()
+
+
+def wanted(workers: int, cpus: int, wait_seconds: int = 0) -> ClusterSection:
+    return ClusterSection(workers=workers, cpus_per_worker=cpus, wait_seconds=wait_seconds)
+
+
+@contextmanager
+def held(cpus: int) -> Iterator[PlacementGroup]:
+    group = placement_group([{"CPU": cpus}])
+    assert group.wait(10)
+    yield group
+    remove_placement_group(group)
+
+
+@pytest.mark.parametrize(("workers", "cpus"), [(4, 1), (2, 2), (1, 1)])
+def test_workers_that_fit_on_the_nodes_are_taken(workers: int, cpus: int) -> None:
+    cluster.require(wanted(workers, cpus))
+    cluster.wait_for_room(wanted(workers, cpus))
+
+
+def test_worker_larger_than_every_node_is_refused_though_the_cluster_has_as_much() -> None:
+    with pytest.raises(ResourcesError, match=r"^cluster.cpus_per_worker: .* 3 CPUs .* largest node has 2"):
+        cluster.require(wanted(1, 3))
+
+
+@pytest.mark.parametrize(("workers", "cpus", "room"), [(5, 1, 4), (3, 2, 2)])
+def test_more_workers_than_there_are_places_are_refused(workers: int, cpus: int, room: int) -> None:
+    with pytest.raises(ResourcesError, match=rf"^cluster.workers: {workers} workers .* have room for {room}"):
+        cluster.require(wanted(workers, cpus))
+
+
+def test_workers_get_gpus_where_each_finds_one() -> None:
+    assert cluster.needs_of_a_worker(wanted(1, 2)) == {"CPU": 2, "GPU": 1}
+    assert cluster.needs_of_a_worker(wanted(2, 1)) == {"CPU": 1}
+
+
+def test_busy_cluster_is_told_and_given_up_on(caplog: pytest.LogCaptureFixture) -> None:
+    with held(2), pytest.raises(ResourcesError) as caught:
+        cluster.wait_for_room(wanted(2, 2, wait_seconds=5))
+    assert str(caught.value).startswith("cluster.workers: 2 workers of 2 CPU found no room for 5 s, 2 of 4 CPU")
+    (told,) = caplog.messages
+    assert told.startswith("waiting for room for 2 workers of 2 CPU: 2 of 4 CPU")
+
+
+def test_room_that_others_give_back_is_taken() -> None:
+    with held(2) as group:
+        giving_back = threading.Timer(2, remove_placement_group, [group])
+        giving_back.start()
+        start = time.monotonic()
+        cluster.wait_for_room(wanted(2, 2, wait_seconds=20))
+        assert time.monotonic() - start > 1
+        giving_back.join()
+
+
+def test_second_job_on_a_run_is_refused_until_the_first_has_ended() -> None:
+    refused = pytest.raises(ConfigError, match=r"^run.name: another job is working on run mine")
+    with open_mailbox("mine"), open_mailbox("other"), refused, open_mailbox("mine"):
+        pytest.fail("two have the name")
+    with open_mailbox("mine") as mailbox:
+        assert ray.get(mailbox.take.remote()) == []
+
+
+def test_name_of_a_run_is_free_again_when_its_driver_has_died() -> None:
+    driver = subprocess.Popen([sys.executable, "-c", CLAIM], stdout=subprocess.PIPE, text=True, env=os.environ)
+    assert driver.stdout
+    assert driver.stdout.readline() == "claimed\n"
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    start = time.monotonic()
+    with open_mailbox("mine"):
+        assert time.monotonic() - start < 5
