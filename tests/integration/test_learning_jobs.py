@@ -94,7 +94,7 @@ def test_lost_sampling_worker_is_replaced_up_to_the_limit(cluster: Cluster) -> N
 
 
 def test_killed_worker_does_not_change_the_schedule(cluster: Cluster) -> None:
-    more = ("cluster.workers=2", "training.iterations=150")
+    more = ("cluster.workers=2", "training.iterations=60")
     cluster.learn("run.name='undisturbed'", *more)
     options = _small("disturbed", *more)
     job = cluster.submit("python", "jobs/learn.py", "--config", "jobs/configs/digits.toml", *options)
