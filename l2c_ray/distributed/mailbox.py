@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
 from ray.exceptions import ActorAlreadyExistsError
+from ray.util import list_named_actors
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from l2c_ray.errors import ConfigError
@@ -56,8 +57,9 @@ def open_mailbox(run_name: str) -> Iterator[Any]:
 
 def _claim(run_name: str) -> Any:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    name = f"l2c-run-{run_name}"
     actor = ray.remote(Mailbox).options(
-        name=f"l2c-run-{run_name}",
+        name=name,
         namespace=_NAMESPACE,
         num_cpus=0,
         scheduling_strategy=here,
@@ -66,10 +68,11 @@ def _claim(run_name: str) -> Any:
     )
     deadline = time.monotonic() + _CLAIM_SECONDS
     while True:
-        try:
-            return actor.remote()
-        except ActorAlreadyExistsError as error:
-            if time.monotonic() > deadline:
-                problem = f"another job is working on run {run_name}"
-                raise ConfigError("run.name", problem, "wait for it, stop it, or choose another name") from error
+        # Asked first, since Ray stumbles over a name whose driver is dead and whose code is gone already.
+        if {"name": name, "namespace": _NAMESPACE} not in list_named_actors(all_namespaces=True):
+            with suppress(ActorAlreadyExistsError):
+                return actor.remote()
+        if time.monotonic() > deadline:
+            problem = f"another job is working on run {run_name}"
+            raise ConfigError("run.name", problem, "wait for it, stop it, or choose another name")
         time.sleep(0.2)

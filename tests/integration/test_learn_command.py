@@ -83,7 +83,9 @@ def test_unreachable_tracking_server_ends_at_once(cluster: Cluster) -> None:
 
 
 def test_wrong_token_ends_at_once_with_one_line(cluster: Cluster) -> None:
-    done = cluster.l2c("learn", str(DIGITS), *set_options(*SMALL), RAY_AUTH_TOKEN="0" * 64)
+    # Ray tries twenty times unless told.
+    few = {"RAY_NUM_REDIS_GET_RETRIES": "2"}
+    done = cluster.l2c("learn", str(DIGITS), *set_options(*SMALL), RAY_AUTH_TOKEN="0" * 64, **few)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith(f"error: {cluster.head.address}: the Ray cluster there does not let you in")
@@ -96,7 +98,7 @@ def test_tracking_server_that_goes_away_costs_no_learning(cluster: Cluster, tmp_
         running_tracking_server(tmp_path) as server,
         subprocess.Popen(
             ["l2c", "learn", str(DIGITS), *options],
-            env=cluster.environment() | {"MLFLOW_TRACKING_URI": server.address},
+            env=cluster.environment() | {"MLFLOW_TRACKING_URI": server.address, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"},
             stderr=subprocess.PIPE,
             text=True,
         ) as learning,

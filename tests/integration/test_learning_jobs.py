@@ -78,7 +78,7 @@ def test_job_stopped_before_its_workers_are_up_is_marked_as_killed(cluster: Clus
 
 
 def test_lost_sampling_worker_is_replaced_up_to_the_limit(cluster: Cluster) -> None:
-    few = ("cluster.workers=1", "training.iterations=2", "evaluation.images=128")
+    few = ("cluster.workers=1", "training.iterations=2", "evaluation.images=32")
     job, _ = _submit_and_kill_its_sampler(cluster, _small("job-sampling", *few, "cluster.max_failures=0"))
     status, log = cluster.wait_for_job(job)
     assert status == JobStatus.FAILED
