@@ -49,37 +49,19 @@ def test_run_of_other_settings_or_fewer_iterations_is_not_gone_on_with(
 
 
 def test_loss_that_is_not_finite_fails_the_run_and_registers_nothing(cluster: Cluster) -> None:
-    before = cluster.l2c("registry", "list", "--json").stdout
+    before = len(cluster.mlflow.search_model_versions())
     done = cluster.l2c("learn", str(DIGITS), *set_options(*SMALL, "run.name='diverged'", "router.lambda=1e38"))
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("error: run diverged: the loss is not finite")
     assert cluster.mlflow_run("diverged").info.status == "FAILED"
-    assert cluster.l2c("registry", "list", "--json").stdout == before
+    assert len(cluster.mlflow.search_model_versions()) == before
 
 
-@pytest.mark.parametrize(
-    ("override", "code", "named"),
-    [
-        ("cluster.workers=99", 2, "cluster.workers"),
-        ("model.checkpoint='/nowhere'", 2, "/nowhere/transformer/diffusion_pytorch_model.safetensors"),
-        ("run.storage='/proc/runs'", 2, "/proc/runs"),
-    ],
-)
-def test_bad_input_ends_at_once_with_one_line(cluster: Cluster, override: str, code: int, named: str) -> None:
-    done = cluster.l2c("learn", str(DIGITS), *set_options(*SMALL, override))
-    assert done.returncode == code, done.stderr
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: ")
-    assert named in last
+def test_more_workers_than_the_cluster_holds_are_refused_before_there_is_a_run(cluster: Cluster) -> None:
+    done = cluster.l2c("learn", str(DIGITS), *set_options(*SMALL, "cluster.workers=99"))
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith("error: cluster.workers: 99 workers")
     assert "MLflow run" not in done.stderr
-
-
-def test_unreachable_tracking_server_ends_at_once(cluster: Cluster) -> None:
-    options = set_options(*SMALL)
-    done = cluster.l2c("learn", str(DIGITS), *options, MLFLOW_TRACKING_URI="http://user:secret@127.0.0.1:9")
-    assert done.returncode == 1
-    assert "http://user:***@127.0.0.1:9: the tracking server does not answer" in done.stderr
-    assert "secret" not in done.stderr + done.stdout
 
 
 def test_wrong_token_ends_at_once_with_one_line(cluster: Cluster) -> None:

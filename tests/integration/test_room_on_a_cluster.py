@@ -1,4 +1,4 @@
-"""Whether workers fit, and names of runs, on a real cluster of two nodes with two CPUs each, one of them with a GPU."""
+"""Room for workers, names of runs and lost samplers, on a real cluster of two nodes with two CPUs each."""
 
 import os
 import signal
@@ -9,16 +9,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psutil
 import pytest
 import ray
 from ray.cluster_utils import Cluster
 from ray.util import placement_group, remove_placement_group
 from ray.util.placement_group import PlacementGroup
 
-from l2c_ray.config.learn import ClusterSection
+from l2c_ray.config.learn import ClusterSection, LearnConfig
 from l2c_ray.distributed import cluster
 from l2c_ray.distributed.mailbox import open_mailbox
-from l2c_ray.errors import ConfigError, ResourcesError
+from l2c_ray.distributed.sampling import ClusterSampler
+from l2c_ray.errors import ConfigError, LearningError, ResourcesError
+from l2c_ray.evaluation.frontier import Candidate
 
 CLAIM = """
 import time
@@ -97,6 +100,18 @@ def test_room_that_others_give_back_is_taken() -> None:
         cluster.wait_for_room(wanted(2, 2, wait_seconds=20))
         assert time.monotonic() - start > 1
         giving_back.join()
+
+
+def test_samplers_lost_more_often_than_allowed_are_a_typed_error() -> None:
+    values = {"model": {"name": "digits-dit"}, "router": {"lambda": 0.1}, "training": {"iterations": 1}}
+    limits = {"cluster": {"max_failures": 0}, "evaluation": {"batch_size": 1}}
+    full = Candidate("full", 2, None, 1.0)
+    with ClusterSampler(LearnConfig.parse(values | limits, source="test")) as sample:
+        assert sample(full, [3], [7])[0].shape == (1, 1, 8, 8)
+        (sampler,) = (each for each in psutil.Process().children(recursive=True) if "_ShardSampler" in each.name())
+        sampler.kill()
+        with pytest.raises(LearningError, match=r"^sampling: failed on a worker"):
+            sample(full, [3], [7])
 
 
 def test_second_job_on_a_run_is_refused_until_the_first_has_ended() -> None:

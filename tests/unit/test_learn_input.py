@@ -1,0 +1,41 @@
+"""What `l2c learn` refuses before it looks for a cluster, and that it looks for one before it starts a run."""
+
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from unit_factories import Refused
+
+DIGITS = Path(__file__).parents[2] / "jobs" / "configs" / "digits.toml"
+
+
+@pytest.fixture(autouse=True)
+def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("model.checkpoint='/nowhere'", "/nowhere/transformer/diffusion_pytorch_model.safetensors"),
+        ("model.name='other'", "other"),
+        ("sampler.name='other'", "other"),
+        ("run.storage='/proc/runs'", "/proc/runs"),
+    ],
+)
+def test_bad_input_is_told_in_one_line(refused: Refused, override: str, named: str) -> None:
+    assert named in refused("learn", DIGITS, "--set", override)
+
+
+def test_unreachable_tracking_server_is_told_without_its_password(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch, unused_port: int
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:s3cret@127.0.0.1:{unused_port}")
+    line = refused("learn", DIGITS, code=1)
+    assert f"http://user:***@127.0.0.1:{unused_port}: the tracking server does not answer" in line
+    assert "s3cret" not in line
+
+
+def test_bad_address_of_a_cluster_is_told_before_there_is_a_run(refused: Refused, client: MlflowClient) -> None:
+    assert "RAY_ADDRESS: nowhere is no host:port" in refused("learn", DIGITS)
+    assert client.get_experiment_by_name("l2c") is None
