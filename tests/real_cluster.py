@@ -92,7 +92,7 @@ class Cluster:
 
     def train_workers(self) -> list[psutil.Process]:
         """The processes of the Ray Train workers that run now."""
-        return [process for process in local_head.processes(self.head.id) if "RayTrainWorker" in process.name()]
+        return [process for process in local_head.processes(self.head.temp_dir) if "RayTrainWorker" in process.name()]
 
     def checkpoints(self, run_name: str) -> list[Path]:
         return sorted((self.home / "runs" / run_name).glob("checkpoint_*/state.safetensors"))

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -23,7 +22,7 @@ from l2c_ray.registry.tracking import tracking_uri, without_password
 from l2c_ray.storage.files import home, make_writable, read_text, write_text
 
 _MARK = "L2C_HEAD"
-"""Every process of a head inherits this variable with the head's id, and is known by it when the head stops."""
+"""Every process of a head inherits this variable with the head's folder."""
 
 _ADDRESSES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_DASHBOARD_ADDRESS")
 """Where Ray's own clients look for a cluster; the second overrides even an `--address`."""
@@ -37,13 +36,13 @@ class LocalHead(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    id: str
     pid: int
     gcs_port: int
     dashboard_port: int
     serve_port: int
     """Free for Ray Serve's HTTP proxy when the head was started."""
     temp_dir: str
+    """Its own; what is of the head is known by it."""
 
     @property
     def address(self) -> str:
@@ -61,7 +60,7 @@ class LocalHead(BaseModel):
 
     @property
     def alive(self) -> bool:
-        return any(True for _ in processes(self.id))
+        return any(True for _ in processes(self.temp_dir))
 
 
 def environment() -> dict[str, str]:
@@ -101,7 +100,6 @@ def start() -> LocalHead:
         UnreachableError: Ray did not come up; names the log.
     """
     make_writable(home())
-    identity = uuid.uuid4().hex
     # Unix sockets live in it, and their paths may not be long.
     temp_dir = tempfile.mkdtemp(prefix="l2c-ray-", dir=tempfile.gettempdir())
     log = home() / "ray-head.log"
@@ -111,13 +109,11 @@ def start() -> LocalHead:
     command += [f"--dashboard-agent-listen-port={agent}"]
     # Two workers are what the shipped configs ask for, also where a machine has one core.
     command += [f"--num-cpus={max(2, os.cpu_count() or 2)}", f"--temp-dir={temp_dir}", "--disable-usage-stats"]
-    variables = environment() | {_MARK: identity}
+    variables = environment() | {_MARK: temp_dir}
     token()
     with log.open("w") as output:
         process = subprocess.Popen(command, env=variables, stdout=output, stderr=output, start_new_session=True)
-    head = LocalHead(
-        id=identity, pid=process.pid, gcs_port=gcs, dashboard_port=dashboard, serve_port=serve, temp_dir=temp_dir
-    )
+    head = LocalHead(pid=process.pid, gcs_port=gcs, dashboard_port=dashboard, serve_port=serve, temp_dir=temp_dir)
     write_text(_state_file(), head.model_dump_json())
     write_text(exports_file(), _exports(head))
     if not _takes_jobs(head, agent, process):
@@ -128,15 +124,11 @@ def start() -> LocalHead:
 
 def stop(head: LocalHead) -> None:
     """Ends every process of the head and removes its files."""
-    deadline = time.monotonic() + _STOP_SECONDS
-    for process in processes(head.id):
-        # Ray's launcher, which ends the others in order; by now its pid alone may be another program's.
-        if process.pid == head.pid:
-            with suppress(psutil.NoSuchProcess):
-                process.terminate()
-    while head.alive and time.monotonic() < deadline:
-        time.sleep(0.2)
-    while left := list(processes(head.id)):
+    # Ray's launcher ends the others in order; by now its pid alone may be another program's.
+    _terminate([process for process in processes(head.temp_dir) if process.pid == head.pid])
+    # But for agents, which outlive their raylet by a minute.
+    _terminate(list(processes(head.temp_dir)))
+    while left := list(processes(head.temp_dir)):
         for process in left:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -144,18 +136,47 @@ def stop(head: LocalHead) -> None:
     _remove_files(head)
 
 
-def processes(identity: str) -> Iterator[psutil.Process]:
-    """The living processes of the head of this id (on Linux, from /proc)."""
-    mark = f"{_MARK}={identity}".encode()
+def processes(temp_dir: str) -> Iterator[psutil.Process]:
+    """The living processes of the head that has this folder (on Linux, from /proc).
+
+    Some of Ray's rename themselves so thoroughly that no environment can be read any more; they have logs open.
+    """
     for process in psutil.process_iter():
         try:
-            # Read raw: Ray's processes rename themselves, which leaves a hole that psutil takes for the end.
-            marked = mark in Path(f"/proc/{process.pid}/environ").read_bytes()
-            if marked and process.status() != psutil.STATUS_ZOMBIE:
+            if process.status() != psutil.STATUS_ZOMBIE and (_is_marked(process, temp_dir) or _uses(process, temp_dir)):
                 yield process
         except (OSError, psutil.Error):
             # It ended meanwhile, or is another user's.
             continue
+
+
+def _is_marked(process: psutil.Process, temp_dir: str) -> bool:
+    # Read raw: a name that is put over the environment leaves a hole in it, which psutil takes for the end.
+    return f"{_MARK}={temp_dir}\0".encode() in Path(f"/proc/{process.pid}/environ").read_bytes()
+
+
+def _uses(process: psutil.Process, temp_dir: str) -> bool:
+    # Not who reads its logs.
+    return process.name().startswith("ray") and any(
+        Path(file.path).is_relative_to(temp_dir) for file in process.open_files()
+    )
+
+
+def _terminate(ending: list[psutil.Process]) -> None:
+    """Asks the processes to end, and gives them some seconds."""
+    for process in ending:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    deadline = time.monotonic() + _STOP_SECONDS
+    while any(_lives(process) for process in ending) and time.monotonic() < deadline:
+        time.sleep(0.2)
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def exports_file() -> Path:

@@ -105,7 +105,9 @@ def _small(name: str, *overrides: str) -> list[str]:
 
 def _sampling(cluster: Cluster) -> list[psutil.Process]:
     """The processes that sample images just now."""
-    return [process for process in local_head.processes(cluster.head.id) if "ShardSampler.sample" in process.name()]
+    return [
+        process for process in local_head.processes(cluster.head.temp_dir) if "ShardSampler.sample" in process.name()
+    ]
 
 
 def _schedule(cluster: Cluster, run_name: str) -> Schedule:

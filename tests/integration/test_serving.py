@@ -114,7 +114,7 @@ def test_health_answers_while_images_are_sampled(service: httpx.Client) -> None:
 def test_everything_listens_on_loopback_only(cluster: Cluster, service: httpx.Client) -> None:
     listening = [
         (process.name(), connection.laddr)
-        for process in local_head.processes(cluster.head.id)
+        for process in local_head.processes(cluster.head.temp_dir)
         for connection in process.net_connections("inet")
         if connection.status == psutil.CONN_LISTEN
     ]

@@ -26,7 +26,7 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def head_of(pid: int, temp_dir: Path) -> LocalHead:
-    return LocalHead(id="nobody", pid=pid, gcs_port=6379, dashboard_port=8265, serve_port=8000, temp_dir=str(temp_dir))
+    return LocalHead(pid=pid, gcs_port=6379, dashboard_port=8265, serve_port=8000, temp_dir=str(temp_dir))
 
 
 def test_no_head_is_found_where_none_was_started() -> None:
