@@ -7,7 +7,7 @@ hash, another format version) is refused with an error that names the field.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
@@ -26,6 +26,9 @@ UnitName = Annotated[str, Field(pattern=r"^[^\s.]+(\.[^\s.]+)+$")]
 """The name of a block, a dot, and what the unit does in it, for instance `blocks.3.mlp`."""
 Mask = tuple[tuple[int, ...], ...]
 """[steps][units] of 0 (reuse) and 1 (compute)."""
+Forecast = tuple[tuple[tuple[float, ...], ...], ...]
+"""[steps][units][up to 2] coefficients of a reused unit: `v0 + c1 * (v0 - v1) + c2 * (v0 - 2 * v1 + v2)`, where v0, v1
+and v2 are the values computed last, v0 the very last. Empty where a unit is computed or takes its last value as is."""
 
 
 class _Part(BaseModel):
@@ -41,7 +44,8 @@ class ModelIdentity(_Part):
     """Number of blocks."""
     units: Annotated[tuple[UnitName, ...], Field(min_length=1)]
     """Names in the order of a forward pass."""
-    weights_sha256: Sha256
+    weights_sha256: Sha256 | None
+    """None where a schedule is for any weights of this architecture, as one that was imported is."""
 
     @model_validator(mode="after")
     def _units_of_so_many_blocks(self) -> Self:
@@ -54,6 +58,26 @@ class ModelIdentity(_Part):
         return self
 
 
+GuidanceRule = Literal["standard", "first-three", "beyond"]
+
+
+class Guidance(_Part):
+    """Classifier-free guidance (arXiv 2207.12598): how two evaluations, with and without the label, become one."""
+
+    scale: Annotated[float, Field(ge=0)]
+    rule: GuidanceRule = "standard"
+    """`standard`: without + scale * (with - without). `first-three`: so on three channels, the others as with the
+    label (the DiT authors' sampler). `beyond`: with + scale * (with - without) (the U-ViT authors')."""
+
+    @property
+    def needs_unlabelled(self) -> bool:
+        """False where the evaluation with the label is already the result."""
+        return self.scale != (0 if self.rule == "beyond" else 1)
+
+    def __str__(self) -> str:
+        return f"{self.scale:g} {self.rule}"
+
+
 class SamplerIdentity(_Part):
     """The sampler that a schedule was made for."""
 
@@ -62,7 +86,7 @@ class SamplerIdentity(_Part):
     steps: Annotated[int, Field(ge=1)]
     timesteps: tuple[Annotated[float, Field(ge=0)], ...]
     """The model's timestep at each step, noisiest first."""
-    guidance_scale: Annotated[float, Field(ge=0)]
+    guidance: Guidance
 
     @model_validator(mode="after")
     def _one_timestep_a_step_and_none_rising(self) -> Self:
@@ -83,11 +107,9 @@ class Provenance(_Part):
     git_commit: str | None = None
 
 
-class Cost(_Part):
+class Macs(_Part):
     """Multiply-accumulates of one image's whole trajectory, guidance left out (it doubles both)."""
 
-    count: Literal["layers+attention"]
-    """Which operations count: linear and convolution layers, and the two products inside attention."""
     full: Annotated[int, Field(gt=0)]
     cached: Annotated[int, Field(gt=0)]
 
@@ -98,9 +120,18 @@ class Cost(_Part):
         return self
 
     @property
-    def compute_share(self) -> float:
+    def share(self) -> float:
         """Cached over full, in (0, 1]."""
         return self.cached / self.full
+
+
+class Cost(_Part):
+    """What a schedule costs, by two counts."""
+
+    layers: Macs
+    """Linear and convolution layers, as the paper counts."""
+    with_attention: Macs
+    """These, and the two matrix products inside attention; compute shares are of this count."""
 
 
 class Quality(_Part):
@@ -117,23 +148,35 @@ class Quality(_Part):
         return metrics
 
 
-class Schedule(_Part):
-    """A static table of compute and reuse, the same for every input. Step 0 computes every unit."""
+class Table(_Part):
+    """What is computed and what is reused, the same for every input. Step 0 computes every unit."""
 
-    format: Literal["l2c-schedule/1"]
-    model: ModelIdentity
-    sampler: SamplerIdentity
     compute: Mask
-    provenance: Provenance
-    cost: Cost
-    quality: Quality | None = None
-    sha256: Sha256
-    """Of the canonical JSON of every other field."""
+    cache_steps: tuple[int, ...]
+    """Steps at which the policy might reuse; everywhere else all is computed."""
+    forecast: Forecast | None = None
+    """None where every reused unit takes its last value as it is."""
+
+    @classmethod
+    def of(cls, compute: Mask, cache_steps: Iterable[int] | None = None, forecast: Forecast | None = None) -> Self:
+        """The table of a mask; its cache steps are those that reuse something, unless given.
+
+        Raises:
+            ScheduleError: the mask is not binary or not rectangular, or it reuses where it may not.
+        """
+        if cache_steps is None:
+            cache_steps = (step for step, row in enumerate(compute) if not all(row))
+        try:
+            return cls(compute=compute, cache_steps=tuple(cache_steps), forecast=forecast)
+        except ValidationError as error:
+            raise _first_problem(error, "new table") from error
 
     @field_validator("compute")
     @classmethod
     def _binary_and_computed_at_first(cls, mask: Mask) -> Mask:
         for step, row in enumerate(mask):
+            if len(row) != len(mask[0]):
+                raise ValueError(f"has {len(row)} values at step {step} and {len(mask[0])} at step 0")
             if not set(row) <= {0, 1}:
                 raise ValueError(f"step {step} holds a value other than 0 and 1")
         if mask and not all(mask[0]):
@@ -141,13 +184,52 @@ class Schedule(_Part):
         return mask
 
     @model_validator(mode="after")
-    def _mask_fits_model_and_sampler(self) -> Self:
-        steps, units = self.sampler.steps, len(self.model.units)
-        if len(self.compute) != steps:
-            raise ValueError(f"compute has {len(self.compute)} rows for {steps} steps")
+    def _reuses_at_cache_steps_alone(self) -> Self:
+        if list(self.cache_steps) != sorted(set(self.cache_steps) & set(range(1, len(self.compute)))):
+            raise ValueError(f"cache_steps are not rising numbers from 1 to {len(self.compute) - 1}")
         for step, row in enumerate(self.compute):
-            if len(row) != units:
-                raise ValueError(f"compute has {len(row)} values at step {step} for {units} units")
+            if step not in self.cache_steps and not all(row):
+                raise ValueError(f"compute reuses at step {step}, which is not one of cache_steps")
+        return self
+
+    @model_validator(mode="after")
+    def _forecasts_only_from_values_there_are(self) -> Self:
+        if self.forecast is None:
+            return self
+        if [len(row) for row in self.forecast] != [len(row) for row in self.compute]:
+            raise ValueError("forecast has another shape than compute")
+        for step, row in enumerate(self.forecast):
+            for unit, coefficients in enumerate(row):
+                before = sum(self.compute[earlier][unit] for earlier in range(step))
+                most = 0 if self.compute[step][unit] else min(2, before - 1)
+                if len(coefficients) > most:
+                    raise ValueError(
+                        f"forecast has {len(coefficients)} coefficients, not at most {most}, "
+                        f"at step {step} for unit {unit}"
+                    )
+        return self
+
+
+class Schedule(_Part):
+    """A table for one model and one sampler, with where it came from and what it costs."""
+
+    format: Literal["l2c-schedule/1"]
+    model: ModelIdentity
+    sampler: SamplerIdentity
+    table: Table
+    provenance: Provenance
+    cost: Cost
+    quality: Quality | None = None
+    sha256: Sha256
+    """Of the canonical JSON of every other field."""
+
+    @model_validator(mode="after")
+    def _table_fits_model_and_sampler(self) -> Self:
+        steps, units, mask = self.sampler.steps, len(self.model.units), self.table.compute
+        if len(mask) != steps:
+            raise ValueError(f"table.compute has {len(mask)} rows for {steps} steps")
+        if len(mask[0]) != units:
+            raise ValueError(f"table.compute has {len(mask[0])} values a step for {units} units")
         if self.sha256 != _digest(self.model_dump(mode="json")):
             raise ValueError("sha256 does not match the content")
         return self
@@ -157,7 +239,7 @@ class Schedule(_Part):
         cls,
         model: ModelIdentity,
         sampler: SamplerIdentity,
-        compute: Mask,
+        table: Table,
         provenance: Provenance,
         cost: Cost,
         quality: Quality | None = None,
@@ -165,11 +247,11 @@ class Schedule(_Part):
         """A schedule with its hash.
 
         Raises:
-            ScheduleError: the mask is not binary, has another shape than steps x units, or reuses at step 0.
+            ScheduleError: the table has another shape than steps x units.
         """
-        parts = {"model": model, "sampler": sampler, "provenance": provenance, "cost": cost, "quality": quality}
-        content: dict[str, Any] = {name: part and part.model_dump(mode="json") for name, part in parts.items()}
-        content |= {"format": FORMAT, "compute": compute}
+        parts = {"model": model, "sampler": sampler, "table": table, "provenance": provenance, "cost": cost}
+        content: dict[str, Any] = {name: part.model_dump(mode="json") for name, part in parts.items()}
+        content |= {"format": FORMAT, "quality": quality and quality.model_dump(mode="json")}
         return cls._validated(json.dumps(content | {"sha256": _digest(content)}), source="new schedule")
 
     @classmethod
@@ -196,7 +278,7 @@ class Schedule(_Part):
 
     def with_quality(self, quality: Quality) -> Self:
         """The same schedule with what was measured, under a new hash."""
-        return self.create(self.model, self.sampler, self.compute, self.provenance, self.cost, quality)
+        return self.create(self.model, self.sampler, self.table, self.provenance, self.cost, quality)
 
     def require(self, model: ModelIdentity, sampler: SamplerIdentity) -> None:
         """Refuses a model or sampler that the schedule was not made for.
@@ -207,7 +289,7 @@ class Schedule(_Part):
         for part, wanted, given in (("model", self.model, model), ("sampler", self.sampler, sampler)):
             for name in type(wanted).model_fields:
                 made_for, found = getattr(wanted, name), getattr(given, name)
-                if made_for != found:
+                if made_for not in (found, None):
                     raise ScheduleError(
                         f"{part}.{name}",
                         f"the schedule was made for {_short(made_for)}, not {_short(found)}",
@@ -217,7 +299,7 @@ class Schedule(_Part):
     @property
     def compute_share(self) -> float:
         """Share of the full run's multiply-accumulates that is computed, in (0, 1]."""
-        return self.cost.compute_share
+        return self.cost.with_attention.share
 
 
 def _refuse_doubled_keys(text: str, source: str) -> None:

@@ -1,35 +1,45 @@
-"""Runs a schedule: computes what its mask says, and takes the rest from the last time it was computed."""
+"""Runs a schedule: computes what its table says, and takes the rest from the values that were computed last."""
 
+from collections import defaultdict
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
-from l2c_ray.caching.plan import Action, Plan, plan
+from l2c_ray.caching.plan import Plan, plan
 from l2c_ray.models.base import Branch
-from l2c_ray.schedule import Mask
+from l2c_ray.schedule import Table
 
 
 class ScheduleExecutor:
     """The branches of one request. Holds that request's cache, so every request needs an executor of its own."""
 
-    def __init__(self, mask: Mask) -> None:
-        self._plan: Plan = plan(mask)
-        self._kept: dict[int, Tensor] = {}
+    def __init__(self, table: Table) -> None:
+        self._plan: Plan = plan(table)
+        self._computed: defaultdict[int, list[Tensor]] = defaultdict(list)
 
     def __call__(self, step: int) -> Branch:
         """The branch that runs the units of `step`; steps must be asked for in order."""
         actions = self._plan[step]
 
         def branch(unit: int, compute: Callable[[], Tensor]) -> Tensor:
-            match actions[unit]:
-                case Action.COMPUTE:
-                    return compute()
-                case Action.COMPUTE_AND_KEEP:
-                    self._kept[unit] = compute()
-                    return self._kept[unit]
-                case Action.REUSE:
-                    return self._kept[unit]
-                case Action.REUSE_AND_DROP:
-                    return self._kept.pop(unit)
+            action, values = actions[unit], self._computed[unit]
+            if action.weights is None:
+                values.insert(0, compute())
+                output = values[0]
+            else:
+                output = weighted_sum(values, action.weights)
+            del values[action.keep :]
+            return output
 
         return branch
+
+
+def weighted_sum(values: list[Tensor], weights: tuple[float, ...]) -> Tensor:
+    """Of the first values; the first one itself where it is all that counts."""
+    if weights == (1.0,):
+        return values[0]
+    total = values[0] * weights[0]
+    for value, weight in zip(values[1:], weights[1:], strict=False):
+        total = torch.add(total, value, alpha=weight)
+    return total

@@ -13,7 +13,7 @@ from l2c_ray.errors import InvalidInputError
 from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.sampling.loop import full_run, noise_from_seeds, sample_images
 from l2c_ray.sampling.solver import Solver
-from l2c_ray.schedule import Schedule
+from l2c_ray.schedule import Guidance, Schedule
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Pipeline:
 
     model: CacheableTransformer
     solver: Solver
-    guidance_scale: float
+    guidance: Guidance
 
     def generate(
         self, labels: Sequence[int], seeds: Sequence[int], schedule: Schedule | None = None, batch_size: int = 64
@@ -47,7 +47,7 @@ class Pipeline:
                     "label", f"{label} is not a class of {self.model.name}", f"take 0..{classes - 1}"
                 )
         if schedule:
-            schedule.require(self.model.identity(), self.solver.identity(self.guidance_scale))
+            schedule.require(self.model.identity(), self.solver.identity(self.guidance))
         chunks = [
             self._generate_chunk(labels[start : start + batch_size], seeds[start : start + batch_size], schedule)
             for start in range(0, len(labels), batch_size)
@@ -57,9 +57,9 @@ class Pipeline:
     def _generate_chunk(self, labels: Sequence[int], seeds: Sequence[int], schedule: Schedule | None) -> Tensor:
         device = next(self.model.parameters()).device
         noise = noise_from_seeds(seeds, self.model.image_shape).to(device)
-        branches = ScheduleExecutor(schedule.compute) if schedule else full_run
+        branches = ScheduleExecutor(schedule.table) if schedule else full_run
         wanted = torch.tensor(labels, device=device)
-        return sample_images(self.model, self.solver, noise, wanted, self.guidance_scale, branches).cpu()
+        return sample_images(self.model, self.solver, noise, wanted, self.guidance, branches).cpu()
 
 
 def to_pixels(images: Tensor) -> Tensor:

@@ -1,40 +1,46 @@
-"""Works out from a mask, before any image is sampled, what each unit does at each step."""
+"""Works out from a table, before any image is sampled, what each unit does at each step and what it keeps."""
 
-from enum import Enum, auto
+from dataclasses import dataclass
 
-from l2c_ray.schedule import Mask
+from l2c_ray.schedule import Table
 
 
-class Action(Enum):
+@dataclass(frozen=True)
+class Action:
     """What a unit does at one step."""
 
-    COMPUTE = auto()
-    """Compute; nobody needs the output again."""
-    COMPUTE_AND_KEEP = auto()
-    """Compute; a later step reuses the output."""
-    REUSE = auto()
-    """Take the kept output; a later step reuses it too."""
-    REUSE_AND_DROP = auto()
-    """Take the kept output for the last time, so that its memory is free."""
+    weights: tuple[float, ...] | None
+    """None: compute. Otherwise the output is this sum of the values computed last, the last one first."""
+    keep: int
+    """How many of the values computed last are still needed after this step; the others' memory is free."""
 
 
 Plan = tuple[tuple[Action, ...], ...]
 """[steps][units]."""
 
 
-def plan(mask: Mask) -> Plan:
-    """The actions of a mask [steps][units] whose step 0 computes everything."""
-    by_unit = [_actions(column) for column in zip(*mask, strict=True)]
+def plan(table: Table) -> Plan:
+    """The actions of a table."""
+    steps, units = range(len(table.compute)), range(len(table.compute[0]))
+    by_unit = [_actions([_weights(table, step, unit) for step in steps]) for unit in units]
     return tuple(zip(*by_unit, strict=True))
 
 
-def _actions(column: tuple[int, ...]) -> list[Action]:
-    """The actions of one unit over all steps."""
+def _weights(table: Table, step: int, unit: int) -> tuple[float, ...] | None:
+    if table.compute[step][unit]:
+        return None
+    first, second = ((table.forecast[step][unit] if table.forecast else ()) + (0.0, 0.0))[:2]
+    weights = (1 + first + second, -first - 2 * second, second)
+    used = max(index for index, weight in enumerate(weights) if weight or index == 0) + 1
+    return weights[:used]
+
+
+def _actions(weights: list[tuple[float, ...] | None]) -> list[Action]:
+    """The actions of one unit over all steps, from the last one back: what a step keeps is what later ones need."""
     actions = []
-    for step, computed in enumerate(column):
-        reused_next = step + 1 < len(column) and not column[step + 1]
-        if computed:
-            actions.append(Action.COMPUTE_AND_KEEP if reused_next else Action.COMPUTE)
-        else:
-            actions.append(Action.REUSE if reused_next else Action.REUSE_AND_DROP)
-    return actions
+    needed = 0
+    for step_weights in reversed(weights):
+        actions.append(Action(step_weights, needed))
+        # A computed value pushes the others one place back; a reuse needs as many as it sums.
+        needed = max(needed - 1, 0) if step_weights is None else max(needed, len(step_weights))
+    return actions[::-1]

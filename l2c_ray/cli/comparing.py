@@ -25,7 +25,7 @@ def compare_and_report(
     if out:
         make_writable(out)
     candidates = standard_candidates(pipeline, schedules)
-    sampler = Sampler(pipeline.model, pipeline.solver.name, pipeline.guidance_scale, _BATCH_SIZE)
+    sampler = Sampler(pipeline.model, pipeline.solver.name, pipeline.guidance, _BATCH_SIZE)
     with progress_display("comparing", len(candidates)) as display:
         done = 0
 

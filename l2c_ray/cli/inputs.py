@@ -10,16 +10,28 @@ from l2c_ray.models import zoo
 from l2c_ray.registry import tracking
 from l2c_ray.registry.versions import load_schedule, model_name, resolve
 from l2c_ray.sampling.solvers import make_solver
-from l2c_ray.schedule import Schedule
+from l2c_ray.schedule import Guidance, GuidanceRule, Schedule
 from l2c_ray.storage.files import read_text
 
 
-def open_pipeline(model: str, checkpoint: Path | None, sampler: str, steps: int, guidance_scale: float) -> Pipeline:
-    """The model with the sampler it is run by."""
-    if not math.isfinite(guidance_scale):
-        raise InvalidInputError("--guidance-scale", f"{guidance_scale} is not finite", "take a number from 0 up")
+def open_pipeline(
+    model: str,
+    checkpoint: Path | None,
+    sampler: str,
+    steps: int,
+    guidance_scale: float | None,
+    guidance_rule: GuidanceRule | None,
+) -> Pipeline:
+    """The model with the sampler it is run by; guidance is that of the model's authors unless given."""
+    guidance = zoo.entry_of(model, "MODEL").guidance
+    if guidance_scale is not None:
+        if not math.isfinite(guidance_scale):
+            raise InvalidInputError("--guidance-scale", f"{guidance_scale} is not finite", "take a number from 0 up")
+        guidance = Guidance(scale=guidance_scale, rule=guidance.rule)
+    if guidance_rule is not None:
+        guidance = Guidance(scale=guidance.scale, rule=guidance_rule)
     loaded = zoo.load(model, checkpoint)
-    return Pipeline(loaded, make_solver(sampler, steps, loaded.scheduler), guidance_scale)
+    return Pipeline(loaded, make_solver(sampler, steps, loaded), guidance)
 
 
 def find_schedule(given: str, pipeline: Pipeline) -> Schedule:

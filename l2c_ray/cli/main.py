@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from l2c_ray.errors import L2CError
+from l2c_ray.schedule import GuidanceRule
 
 app = typer.Typer(
     help="Learns, versions and applies caching schedules for diffusion transformers.",
@@ -31,7 +32,10 @@ ModelArgument = Annotated[str, typer.Argument(help="Name in the zoo, for instanc
 CheckpointOption = Annotated[Path | None, typer.Option(help="Folder of other weights, in diffusers' layout.")]
 SamplerOption = Annotated[str, typer.Option(help="Sampler.")]
 StepsOption = Annotated[int, typer.Option(min=2, max=1000, help="Model evaluations of a full run.")]
-GuidanceOption = Annotated[float, typer.Option(min=0, help="Classifier-free guidance scale.")]
+GuidanceOption = Annotated[
+    float | None, typer.Option(min=0, help="Classifier-free guidance scale; the model's own unless given.")
+]
+GuidanceRuleOption = Annotated[GuidanceRule | None, typer.Option(help="How guidance combines the evaluations.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 
 
@@ -83,14 +87,15 @@ def generate(
     checkpoint: CheckpointOption = None,
     sampler: SamplerOption = "ddim",
     steps: StepsOption = 20,
-    guidance_scale: GuidanceOption = 1.5,
+    guidance_scale: GuidanceOption = None,
+    guidance_rule: GuidanceRuleOption = None,
 ) -> None:
     """Make one image, with a schedule or computing everything."""
     from l2c_ray.caching.pipeline import encode_png
     from l2c_ray.cli.inputs import find_schedule, open_pipeline
     from l2c_ray.storage.files import write_bytes
 
-    pipeline = open_pipeline(model, checkpoint, sampler, steps, guidance_scale)
+    pipeline = open_pipeline(model, checkpoint, sampler, steps, guidance_scale, guidance_rule)
     chosen = find_schedule(schedule, pipeline) if schedule is not None else None
     image = pipeline.generate([label], [seed], chosen)[0]
     typer.echo(write_bytes(out, encode_png(image)))
@@ -107,14 +112,15 @@ def compare(
     checkpoint: CheckpointOption = None,
     sampler: SamplerOption = "ddim",
     steps: StepsOption = 20,
-    guidance_scale: GuidanceOption = 1.5,
+    guidance_scale: GuidanceOption = None,
+    guidance_rule: GuidanceRuleOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run the frontier protocol: schedules against fewer steps and the fixed interval, on the same images."""
     from l2c_ray.cli.comparing import compare_and_report
     from l2c_ray.cli.inputs import find_schedule, open_pipeline
 
-    pipeline = open_pipeline(model, checkpoint, sampler, steps, guidance_scale)
+    pipeline = open_pipeline(model, checkpoint, sampler, steps, guidance_scale, guidance_rule)
     chosen = {name: find_schedule(name, pipeline) for name in schedules or ()}
     compare_and_report(pipeline, chosen, images, out, as_json)
 

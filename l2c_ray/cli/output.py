@@ -13,7 +13,7 @@ from rich.table import Table
 
 from l2c_ray.evaluation.frontier import Measurement
 from l2c_ray.registry.versions import RegisteredVersion
-from l2c_ray.schedule import Schedule
+from l2c_ray.schedule import Macs, Schedule
 
 _LINES_OF_A_LOG = 20
 
@@ -94,23 +94,43 @@ def versions_table(versions: list[RegisteredVersion]) -> Table:
 
 def schedule_summary(schedule: Schedule) -> dict[str, Any]:
     """Units computed and removed, in all and by kind, and the cost; plain values for JSON."""
-    kinds = [name.rpartition(".")[2] for name in schedule.model.units]
-    removed = Counter(kind for row in schedule.compute for kind, bit in zip(kinds, row, strict=True) if not bit)
-    total = schedule.sampler.steps * len(kinds)
+    cost = schedule.cost
     return {
         "model": schedule.model.name,
         "sampler": schedule.sampler.name,
         "steps": schedule.sampler.steps,
-        "guidance_scale": schedule.sampler.guidance_scale,
+        "guidance": str(schedule.sampler.guidance),
         "policy": schedule.provenance.policy,
         "settings": schedule.provenance.settings,
         "git_commit": schedule.provenance.git_commit,
-        "units": {"total": total, "removed": removed.total(), "removed_by_kind": dict(removed)},
-        "macs": {"count": schedule.cost.count, "full": schedule.cost.full, "cached": schedule.cost.cached},
+        "units": _units_summary(schedule),
+        "tmacs": {"layers": _tmacs(cost.layers), "with_attention": _tmacs(cost.with_attention)},
         "compute_share": schedule.compute_share,
+        "predicted_speedup": 1 / schedule.compute_share,
         "quality": schedule.quality.model_dump() if schedule.quality else None,
         "sha256": schedule.sha256,
     }
+
+
+def _units_summary(schedule: Schedule) -> dict[str, Any]:
+    table = schedule.table
+    kinds = [name.rpartition(".")[2] for name in schedule.model.units]
+    removed = Counter(kind for row in table.compute for kind, bit in zip(kinds, row, strict=True) if not bit)
+    in_cache_steps = len(table.cache_steps) * len(kinds)
+    return {
+        "total": schedule.sampler.steps * len(kinds),
+        "cache_steps": in_cache_steps,
+        "removed": removed.total(),
+        "removed_share_cache_steps": removed.total() / in_cache_steps if in_cache_steps else 0.0,
+        "by_kind": {
+            kind: {"total": schedule.sampler.steps * kinds.count(kind), "removed": removed[kind]}
+            for kind in dict.fromkeys(kinds)
+        },
+    }
+
+
+def _tmacs(macs: Macs) -> dict[str, float]:
+    return {"full": macs.full / 1e12, "cached": macs.cached / 1e12}
 
 
 def schedule_table(schedule: Schedule) -> Table:
@@ -119,6 +139,6 @@ def schedule_table(schedule: Schedule) -> Table:
     for key, value in schedule_summary(schedule).items():
         lines = ", ".join(f"{name} {part}" for name, part in value.items()) if isinstance(value, dict) else str(value)
         table.add_row(key, escape(lines))
-    mask = "\n".join("".join("█" if bit else "·" for bit in row) for row in schedule.compute)
+    mask = "\n".join("".join("█" if bit else "·" for bit in row) for row in schedule.table.compute)
     table.add_row("mask (steps down, units across)", mask)
     return table

@@ -16,7 +16,7 @@ from l2c_ray.models import zoo
 def pretrain_and_report(config_file: Path, overrides: Sequence[str], out: Path) -> None:
     """Trains with progress on the way, writes the model to the folder `out`, and prints its card."""
     config = PretrainingConfig.read(config_file, overrides)
-    zoo.require_known(config.name, "name")
+    zoo.entry_of(config.name, "name")
     require_replaceable(out)
     with progress_display("pretraining", config.steps) as display:
         pretrained = pretrain(config, lambda done, loss: display.update(done, f"loss {loss:.4f}"))

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from l2c_ray.config.base import JobConfig, Section
-from l2c_ray.schedule import Name
+from l2c_ray.schedule import Guidance, GuidanceRule, Name
 
 
 def _absolute(folder: str) -> str:
@@ -45,6 +45,12 @@ class SamplerSection(Section):
     name: Annotated[str, Field(min_length=1)] = "ddim"
     steps: Annotated[int, Field(ge=2, le=1000)] = 20
     guidance_scale: Annotated[float, Field(ge=0)] = 1.5
+    guidance_rule: GuidanceRule = "standard"
+    """See `l2c_ray.schedule.Guidance`."""
+
+    @property
+    def guidance(self) -> Guidance:
+        return Guidance(scale=self.guidance_scale, rule=self.guidance_rule)
 
 
 class RouterSection(Section):
@@ -54,6 +60,8 @@ class RouterSection(Section):
     theta: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Compute where the score is above this."""
     initial_logit: Annotated[float, Field(ge=-100, le=100)] = 2.0
+    shifted: bool = True
+    """Which evaluation of a two-evaluation update may reuse: the first (of the next update), or else the second."""
 
 
 class TrainingSection(Section):

@@ -1,6 +1,6 @@
 """Settings of jobs/pretrain.py."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -9,10 +9,11 @@ from l2c_ray.schedule import Name
 
 
 class PretrainingConfig(JobConfig):
-    """A small DiT and how it is trained."""
+    """A small transformer and how it is trained."""
 
     name: Name
     """As in the zoo, which reads the finished model back."""
+    family: Literal["dit", "uvit"] = "dit"
     seed: Annotated[int, Field(ge=0, le=2**40)] = 0
     depth: Annotated[int, Field(ge=1)]
     heads: Annotated[int, Field(ge=1)]
@@ -32,6 +33,12 @@ class PretrainingConfig(JobConfig):
         # A sine and a cosine for each of two axes.
         if (width := self.heads * self.head_dim) % 4:
             raise ValueError(f"heads x head_dim must be a multiple of 4, and is {width}")
+        return self
+
+    @model_validator(mode="after")
+    def _has_an_out_block_for_every_in_block(self) -> Self:
+        if self.family == "uvit" and self.depth % 2:
+            raise ValueError(f"depth must be even for a uvit, whose middle block is not counted, and is {self.depth}")
         return self
 
     @model_validator(mode="after")

@@ -24,7 +24,7 @@ from l2c_ray.errors import LearningStoppedError, UnreachableError
 from l2c_ray.evaluation.cost import make_schedule
 from l2c_ray.evaluation.frontier import Measurement, measure, standard_candidates
 from l2c_ray.evaluation.plots import plot_frontier, plot_schedule
-from l2c_ray.learning.learner import Progress
+from l2c_ray.learning.learner import Progress, make_router
 from l2c_ray.learning.router import Router
 from l2c_ray.learning.state import unpack_module
 from l2c_ray.models import zoo
@@ -126,8 +126,8 @@ def learn(
 def _load_pipeline(config: LearnConfig) -> Pipeline:
     checkpoint = Path(config.model.checkpoint) if config.model.checkpoint else None
     model = zoo.load(config.model.name, checkpoint)
-    solver = make_solver(config.sampler.name, config.sampler.steps, model.scheduler)
-    return Pipeline(model, solver, config.sampler.guidance_scale)
+    solver = make_solver(config.sampler.name, config.sampler.steps, model)
+    return Pipeline(model, solver, config.sampler.guidance)
 
 
 def _fresh_name(config: LearnConfig) -> str:
@@ -142,6 +142,7 @@ def _settings(config: LearnConfig) -> dict[str, str | int | float | bool]:
         "lambda": config.router.sparsity_weight,
         "theta": config.router.theta,
         "initial_logit": config.router.initial_logit,
+        "shifted": config.router.shifted,
         "batch_size": config.training.batch_size,
         "learning_rate": config.training.learning_rate,
         "workers": config.cluster.workers,
@@ -201,7 +202,7 @@ def _train_router(
         state = train(config, name, storage, mailbox, relay)
     finally:
         log.close()
-    router = Router(pipeline.solver.steps, len(pipeline.model.units), config.router.initial_logit)
+    router = make_router(config, pipeline.model, pipeline.solver)
     unpack_module(state, router)
     return router, iterations_of(state)
 

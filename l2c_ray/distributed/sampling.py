@@ -71,7 +71,7 @@ class _ShardSampler:
         checkpoint = Path(config.model.checkpoint) if config.model.checkpoint else None
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model = zoo.load(config.model.name, checkpoint, device)
-        self._sample = Sampler(model, config.sampler.name, config.sampler.guidance_scale, config.evaluation.batch_size)
+        self._sample = Sampler(model, config.sampler.name, config.sampler.guidance, config.evaluation.batch_size)
 
     def sample(self, candidate: Candidate, labels: list[int], seeds: list[int]) -> tuple[Tensor, float]:
         return self._sample(candidate, labels, seeds)

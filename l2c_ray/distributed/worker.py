@@ -58,7 +58,7 @@ def _make_learner(config: LearnConfig) -> RouterLearner:
     device = ray.train.torch.get_device()
     checkpoint = Path(config.model.checkpoint) if config.model.checkpoint else None
     model = zoo.load(config.model.name, checkpoint, str(device))
-    solver = make_solver(config.sampler.name, config.sampler.steps, model.scheduler)
+    solver = make_solver(config.sampler.name, config.sampler.steps, model)
     shard = digits.load().shard(context.get_world_rank(), context.get_world_size())
     learner = RouterLearner(
         config, model, solver, shard.images.to(device), shard.labels.to(device), context.get_world_rank()

@@ -1,5 +1,6 @@
 """What a schedule costs in multiply-accumulates, counted from the operations that the model really calls."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,11 +12,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.errors import ScheduleError
 from l2c_ray.models.base import CacheableTransformer
-from l2c_ray.schedule import Cost, Mask, Provenance, Schedule
+from l2c_ray.schedule import Cost, Macs, Mask, Provenance, Schedule, Table
+
+_ATTENTION = {torch.ops.aten.bmm, torch.ops.aten.baddbmm}
+"""The two products inside attention; layers call other operations."""
 
 
 @dataclass(frozen=True)
-class ModelMacs:
+class UnitMacs:
     """Multiply-accumulates of one evaluation of one image."""
 
     units: tuple[int, ...]
@@ -23,43 +27,71 @@ class ModelMacs:
     shared: int
     """Of everything that no schedule can skip: embeddings, modulations, the output layer."""
 
-    def cost(self, mask: Mask) -> Cost:
+    def of(self, mask: Mask) -> Macs:
         """Of a trajectory under `mask` [steps][units], at one evaluation a step: guidance doubles both alike."""
         computed = sum(macs for row in mask for macs, bit in zip(self.units, row, strict=True) if bit)
-        return Cost(
-            count="layers+attention",
+        return Macs(
             full=len(mask) * (self.shared + sum(self.units)),
             cached=len(mask) * self.shared + computed,
         )
 
 
+@dataclass(frozen=True)
+class ModelMacs:
+    """One evaluation by both counts that a schedule states."""
+
+    layers: UnitMacs
+    with_attention: UnitMacs
+
+    def cost(self, mask: Mask) -> Cost:
+        """Of a trajectory under `mask` [steps][units]."""
+        return Cost(layers=self.layers.of(mask), with_attention=self.with_attention.of(mask))
+
+
 @torch.no_grad()
 def count_macs(model: CacheableTransformer) -> ModelMacs:
-    """Counts one evaluation of one image: linear and convolution layers and the two products inside attention."""
+    """Counts one evaluation of one image: linear and convolution layers, with and without the products in attention.
+
+    The model may be on the meta device.
+    """
     device = next(model.parameters()).device
     sample = torch.zeros(1, *model.image_shape, device=device)
     zero = torch.zeros(1, device=device)
-    flops: list[int] = []
+    of_units: list[Counter[str]] = []
 
     def branch(unit: int, compute: Callable[[], Tensor]) -> Tensor:
         with FlopCounterMode(display=False) as counter:
             output = compute()
-        flops.append(counter.get_total_flops())
+        of_units.append(_by_count(counter))
         return output
 
     # Only the plain kernel's two products are known to the counter on every device.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as total:
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(sample, zero, zero.long(), branch)
-    # The counter counts a multiplication and an addition apart.
-    units = tuple(count // 2 for count in flops)
-    return ModelMacs(units, total.get_total_flops() // 2 - sum(units))
+    total = _by_count(counter)
+
+    def macs(count: str) -> UnitMacs:
+        units = tuple(of_unit[count] for of_unit in of_units)
+        return UnitMacs(units, total[count] - sum(units))
+
+    return ModelMacs(layers=macs("layers"), with_attention=macs("with_attention"))
 
 
-def make_schedule(pipeline: Pipeline, mask: Mask, provenance: Provenance) -> Schedule:
-    """The schedule of a mask for this model and sampler, with its cost counted."""
+def _by_count(counter: FlopCounterMode) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for operation, flops in counter.get_flop_counts()["Global"].items():
+        # The counter counts a multiplication and an addition apart.
+        counts["with_attention"] += flops // 2
+        if operation not in _ATTENTION:
+            counts["layers"] += flops // 2
+    return counts
+
+
+def make_schedule(pipeline: Pipeline, table: Table, provenance: Provenance) -> Schedule:
+    """The schedule of a table for this model and sampler, with its cost counted."""
     model, solver = pipeline.model, pipeline.solver
-    cost = count_macs(model).cost(mask)
-    return Schedule.create(model.identity(), solver.identity(pipeline.guidance_scale), mask, provenance, cost)
+    cost = count_macs(model).cost(table.compute)
+    return Schedule.create(model.identity(), solver.identity(pipeline.guidance), table, provenance, cost)
 
 
 def require_fit(schedule: Schedule, pipeline: Pipeline) -> None:
@@ -69,13 +101,13 @@ def require_fit(schedule: Schedule, pipeline: Pipeline) -> None:
         ScheduleError: names the first field that differs.
     """
     model = pipeline.model
-    schedule.require(model.identity(), pipeline.solver.identity(pipeline.guidance_scale))
-    counted = count_macs(model).cost(schedule.compute)
-    for name in ("full", "cached"):
-        said, found = getattr(schedule.cost, name), getattr(counted, name)
+    schedule.require(model.identity(), pipeline.solver.identity(pipeline.guidance))
+    counted = count_macs(model).cost(schedule.table.compute)
+    for count in ("layers", "with_attention"):
+        said, found = getattr(schedule.cost, count), getattr(counted, count)
         if said != found:
             raise ScheduleError(
-                f"cost.{name}",
+                f"cost.{count}",
                 f"the schedule says {said}, but on {model.name} it is {found}",
                 "use a schedule learned for this model",
             )

@@ -15,9 +15,9 @@ from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.evaluation.cost import make_schedule
 from l2c_ray.evaluation.quality import frechet_distance, mean_squared_error, peak_signal_to_noise
 from l2c_ray.models.base import CacheableTransformer
-from l2c_ray.policies.fixed_interval import fixed_interval_mask
+from l2c_ray.policies.fixed_interval import fixed_interval
 from l2c_ray.sampling.solvers import make_solver
-from l2c_ray.schedule import Provenance, Quality, Schedule
+from l2c_ray.schedule import Guidance, Provenance, Quality, Schedule
 
 PROTOCOL = "frontier/1"
 FIRST_SEED = 10000
@@ -73,18 +73,18 @@ SampleImages = Callable[[Candidate, Sequence[int], Sequence[int]], tuple[Tensor,
 class Sampler:
     """Samples any candidate of one model in this process."""
 
-    def __init__(self, model: CacheableTransformer, sampler: str, guidance_scale: float, batch_size: int) -> None:
+    def __init__(self, model: CacheableTransformer, sampler: str, guidance: Guidance, batch_size: int) -> None:
         self._model = model
         self._sampler = sampler
-        self._guidance_scale = guidance_scale
+        self._guidance = guidance
         self._batch_size = batch_size
         # The first run of a process is slow for reasons that are no candidate's.
         self(Candidate("warm-up", 2, None, 1.0), [0] * batch_size, range(batch_size))
 
     def __call__(self, candidate: Candidate, labels: Sequence[int], seeds: Sequence[int]) -> tuple[Tensor, float]:
         """As `SampleImages`."""
-        solver = make_solver(self._sampler, candidate.steps, self._model.scheduler)
-        pipeline = Pipeline(self._model, solver, self._guidance_scale)
+        solver = make_solver(self._sampler, candidate.steps, self._model)
+        pipeline = Pipeline(self._model, solver, self._guidance)
         start = time.perf_counter()
         images = pipeline.generate(labels, seeds, candidate.schedule, self._batch_size)
         return images, time.perf_counter() - start
@@ -105,9 +105,9 @@ def _scheduled(name: str, schedule: Schedule) -> Candidate:
 
 def _fixed_interval(pipeline: Pipeline, interval: int) -> Candidate:
     """Everything at every `interval`-th step, nothing in between (FORA)."""
-    mask = fixed_interval_mask(pipeline.solver.steps, len(pipeline.model.units), interval)
+    table = fixed_interval(pipeline.solver.steps, len(pipeline.model.units), interval)
     provenance = Provenance(policy="fixed-interval", settings={"interval": interval})
-    return _scheduled(f"fixed interval {interval}", make_schedule(pipeline, mask, provenance))
+    return _scheduled(f"fixed interval {interval}", make_schedule(pipeline, table, provenance))
 
 
 def measure(

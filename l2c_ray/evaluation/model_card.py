@@ -14,7 +14,9 @@ from l2c_ray.evaluation import classifier
 from l2c_ray.evaluation.quality import frechet_distance
 from l2c_ray.learning.pretraining import Pretrained
 from l2c_ray.models import zoo
+from l2c_ray.models.checkpoints import CONFIG, WEIGHTS
 from l2c_ray.sampling.solvers import make_solver
+from l2c_ray.schedule import Guidance
 from l2c_ray.storage.files import make_writable, read_text, write_text
 
 JOB = "jobs/pretrain.py"
@@ -22,17 +24,18 @@ JOB = "jobs/pretrain.py"
 
 SAMPLES = 1000
 STEPS = 20
-GUIDANCE_SCALE = 1.5
+GUIDANCE = Guidance(scale=1.5)
 
-_WEIGHTS_CONFIG = zoo.WEIGHTS.with_name("config.json")
 _SCHEDULER_CONFIG = Path("scheduler", "scheduler_config.json")
-_FILES = (Path("README.md"), zoo.WEIGHTS, _WEIGHTS_CONFIG, _SCHEDULER_CONFIG)
-_WRITTEN = {*_FILES, zoo.WEIGHTS.parent, _SCHEDULER_CONFIG.parent}
+_FILES = (Path("README.md"), WEIGHTS, CONFIG, _SCHEDULER_CONFIG)
+_WRITTEN = {*_FILES, WEIGHTS.parent, _SCHEDULER_CONFIG.parent}
+
+_KINDS = {"dit": "DiT (arXiv 2212.09748)", "uvit": "U-ViT (arXiv 2209.12152)"}
 
 CARD = """\
 # {name}
 
-A class-conditional DiT (arXiv 2212.09748) of {depth} layers and width {width} on scikit-learn's handwritten digits:
+A class-conditional {kind} of {depth} layers and width {width} on scikit-learn's handwritten digits:
 8x8 grey images, patches of {patch}x{patch}, noise prediction, label dropout for classifier-free guidance.
 
 | | |
@@ -93,12 +96,11 @@ def write_model_folder(folder: Path, pretrained: Pretrained, config: Pretraining
     try:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-") as temporary:
             new = Path(temporary, "new")
-            pretrained.model.half().save_pretrained(new / "transformer")
-            pretrained.scheduler.save_pretrained(new / "scheduler")
+            pretrained.model.save(new)
             card = _card(new, config, pretrained.loss, command)
             readable = write_text(new / "README.md", card)
             # Safetensors makes files that only their owner may read.
-            (new / zoo.WEIGHTS).chmod(readable.stat().st_mode)
+            (new / WEIGHTS).chmod(readable.stat().st_mode)
             _flush(new)
             # Training took long enough for something else to appear here.
             require_replaceable(folder)
@@ -131,7 +133,7 @@ def exchange(folder: Path, new: Path, aside: Path) -> None:
 
 def _card(folder: Path, config: PretrainingConfig, loss: float, command: str) -> str:
     model = zoo.load(config.name, folder)
-    pipeline = Pipeline(model, make_solver("ddim", STEPS, model.scheduler), GUIDANCE_SCALE)
+    pipeline = Pipeline(model, make_solver("ddim", STEPS, model), GUIDANCE)
     labels = [index % model.num_classes for index in range(SAMPLES)]
     images = pipeline.generate(labels, seeds=range(SAMPLES))
     judge = classifier.load()
@@ -139,7 +141,8 @@ def _card(folder: Path, config: PretrainingConfig, loss: float, command: str) ->
     right = round(judge.accuracy(images, real.labels.new_tensor(labels)) * SAMPLES)
     return CARD.format(
         name=config.name,
-        depth=config.depth,
+        kind=_KINDS[config.family],
+        depth=model.depth,
         width=config.heads * config.head_dim,
         patch=config.patch_size,
         command=command,
@@ -149,8 +152,8 @@ def _card(folder: Path, config: PretrainingConfig, loss: float, command: str) ->
         loss=loss,
         right=right,
         samples=SAMPLES,
-        sampling=f"{STEPS} DDIM steps at guidance {GUIDANCE_SCALE}, seeds 0..{SAMPLES - 1}",
+        sampling=f"{STEPS} DDIM steps at guidance {GUIDANCE.scale}, seeds 0..{SAMPLES - 1}",
         frechet=frechet_distance(images, real.images),
         floor=frechet_distance(real.images[::2], real.images[1::2]),
-        megabytes=(folder / zoo.WEIGHTS).stat().st_size / 1e6,
+        megabytes=(folder / WEIGHTS).stat().st_size / 1e6,
     )

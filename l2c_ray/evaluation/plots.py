@@ -15,7 +15,7 @@ from l2c_ray.schedule import Schedule
 def plot_schedule(schedule: Schedule, scores: Tensor | None = None) -> bytes:
     """A heatmap of steps over units: the router's `scores` [steps, units] where known, framed where computed."""
     steps, units = schedule.sampler.steps, len(schedule.model.units)
-    mask = np.array(schedule.compute)
+    mask = np.array(schedule.table.compute)
     figure = Figure(figsize=(2 + 0.32 * units, 1.8 + 0.27 * steps), layout="constrained")
     axes = figure.subplots()
     shown = axes.imshow(mask if scores is None else scores.numpy(), vmin=0, vmax=1, cmap="viridis", aspect="auto")

@@ -32,6 +32,12 @@ class Progress:
     """Of all units at the cache steps: the share of them that is still computed, softly."""
 
 
+def make_router(config: LearnConfig, model: CacheableTransformer, solver: Solver) -> Router:
+    """A router as learning begins with it."""
+    cache_steps = solver.cache_steps(shifted=config.router.shifted)
+    return Router(solver.steps, len(model.units), cache_steps, config.router.initial_logit)
+
+
 class RouterLearner:
     """Gradient descent on the logits alone; the model's weights are frozen.
 
@@ -55,7 +61,7 @@ class RouterLearner:
         self._images, self._labels = images, labels
         self._rank = rank
         self.iteration = 0
-        self.router = Router(solver.steps, len(model.units), config.router.initial_logit).to(images.device)
+        self.router = make_router(config, model, solver).to(images.device)
         self._optimizer = torch.optim.Adam(self.router.parameters(), lr=config.training.learning_rate)
 
     @property

@@ -40,7 +40,7 @@ def pair_error(
 ) -> Tensor:
     """Mean squared error of the blended evaluation at `cache_step` to the full one, a scalar with a graph to `scores`.
 
-    The step before is evaluated in full on the noised data, which fills the cache; the solver steps on; there the
+    The update before is evaluated in full from the noised data, and its last evaluation fills the cache; then the
     teacher evaluates in full, outside the graph, and the student with the blend. No guidance, as in the paper.
 
     Args:
@@ -48,16 +48,19 @@ def pair_error(
         scores: [units] in [0, 1].
         clean: data [batch, channels, height, width] with `noise` of its shape and `labels` [batch].
     """
-    before = cache_step - 1
+    start = (cache_step - 1) // solver.order * solver.order
+    advance = solver.begin()
     cache: dict[int, Tensor] = {}
     with torch.no_grad():
-        sample = solver.add_noise(clean, noise, before)
-        output = model(sample, _times(solver, before, labels), labels, record(cache))
-        sample = solver.advance(before, sample, output)
-        teacher = model(sample, _times(solver, cache_step, labels), labels, compute_all)
-    student = model(sample, _times(solver, cache_step, labels), labels, interpolate(scores, cache))
+        sample = solver.add_noise(clean, noise, start)
+        for step in range(start, cache_step):
+            output = model(sample, _full(solver.timesteps[step], labels), labels, record(cache))
+            sample = advance(step, sample, output)
+        compared_at = _full(solver.training_timestep(cache_step), labels)
+        teacher = model(sample, compared_at, labels, compute_all)
+    student = model(sample, compared_at, labels, interpolate(scores, cache))
     return F.mse_loss(student, teacher)
 
 
-def _times(solver: Solver, step: int, labels: Tensor) -> Tensor:
-    return torch.full((len(labels),), solver.timesteps[step], device=labels.device)
+def _full(timestep: float, labels: Tensor) -> Tensor:
+    return torch.full((len(labels),), timestep, device=labels.device)

@@ -1,4 +1,4 @@
-"""Trains a small class-conditional DiT from scratch, so that everything else has a real model to work on."""
+"""Trains a small class-conditional transformer from scratch, so that everything else has a real model to work on."""
 
 import json
 import math
@@ -16,6 +16,9 @@ from l2c_ray.data import digits
 from l2c_ray.data.digits import LabelledImages
 from l2c_ray.errors import CheckpointError, ConfigError, LearningError
 from l2c_ray.learning.state import pack, unpack
+from l2c_ray.models.base import CacheableTransformer, compute_all
+from l2c_ray.models.dit import DiT
+from l2c_ray.models.uvit import UViT, UViTShape
 from l2c_ray.storage.files import home, make_writable
 from l2c_ray.storage.tensors import read_tensors, write_tensors
 
@@ -26,9 +29,8 @@ _EMA = "ema."
 class Pretrained:
     """What training leaves behind."""
 
-    model: DiTTransformer2DModel
+    model: CacheableTransformer
     """With averaged weights, in evaluation mode."""
-    scheduler: DDIMScheduler
     loss: float
     """Averaged over the last steps."""
 
@@ -54,7 +56,7 @@ def pretrain(config: PretrainingConfig, on_step: Callable[[int, float], None]) -
         on_step(trainer.step_index, trainer.recent_loss)
         if trainer.step_index % config.checkpoint_every == 0 or trainer.step_index == config.steps:
             trainer.save(checkpoint)
-    return Pretrained(trainer.average(), trainer.scheduler, trainer.recent_loss)
+    return Pretrained(trainer.average(), trainer.recent_loss)
 
 
 class Pretrainer:
@@ -67,12 +69,12 @@ class Pretrainer:
     def __init__(self, config: PretrainingConfig, data: LabelledImages) -> None:
         torch.manual_seed(config.seed)
         self.config = config
-        self.scheduler = DDIMScheduler(timestep_spacing="trailing", clip_sample=False)
         self.step_index = 0
         self.recent_loss = 1.0
         """Exponential average of the loss over about 100 steps."""
         self._data = data
-        self._model = build_transformer(config)
+        self._model = build_model(config).train()
+        self._scheduler = self._model.scheduler
         self._ema = {name: tensor.detach().clone() for name, tensor in self._model.state_dict().items()}
         self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=0.0, weight_decay=config.weight_decay)
 
@@ -87,11 +89,12 @@ class Pretrainer:
         # Label dropout draws from torch's global generator.
         torch.manual_seed(config.seed * config.steps + number)
         chosen = torch.randint(len(self._data), (config.batch_size,), generator=draw)
-        timesteps = torch.randint(self.scheduler.config.num_train_timesteps, (config.batch_size,), generator=draw)
+        timesteps = torch.randint(self._scheduler.config.num_train_timesteps, (config.batch_size,), generator=draw)
         clean = self._data.images[chosen]
         noise = torch.randn(clean.shape, generator=draw)
-        noisy = self.scheduler.add_noise(clean, noise, timesteps)
-        predicted = self._model(noisy, timesteps, self._data.labels[chosen]).sample
+        noisy = self._scheduler.add_noise(clean, noise, timesteps)
+        times = timesteps + self._model.first_timestep
+        predicted = self._model(noisy, times, self._data.labels[chosen], compute_all)
         loss = F.mse_loss(predicted, noise)
         self._require_finite("loss", loss)
         for group in self._optimizer.param_groups:
@@ -107,9 +110,9 @@ class Pretrainer:
         self.step_index += 1
         self.recent_loss += (loss.item() - self.recent_loss) / 100
 
-    def average(self) -> DiTTransformer2DModel:
+    def average(self) -> CacheableTransformer:
         """The model with averaged weights, in evaluation mode."""
-        model = DiTTransformer2DModel.from_config(self._model.config)
+        model = build_model(self.config)
         model.load_state_dict(self._ema)
         return model.eval()
 
@@ -163,18 +166,25 @@ class Pretrainer:
             self._ema[name].lerp_(tensor, 1 - decay)
 
 
-def build_transformer(config: PretrainingConfig) -> DiTTransformer2DModel:
-    """A DiT for the digits whose blocks start as the identity (adaLN-zero) and whose output starts at zero.
+def build_model(config: PretrainingConfig) -> CacheableTransformer:
+    """A model for the digits with random weights.
 
     Raises:
         ConfigError: the patches do not fill an image.
     """
-    channels, image_size, _ = digits.IMAGE_SHAPE
+    _, image_size, _ = digits.IMAGE_SHAPE
     if image_size % config.patch_size:
         raise ConfigError(
             "patch_size", f"{config.patch_size} does not divide the {image_size} pixels of an image", "take a divisor"
         )
-    model = DiTTransformer2DModel(
+    scheduler = DDIMScheduler(timestep_spacing="trailing", clip_sample=False)
+    return _BUILDERS[config.family](config, scheduler)
+
+
+def _build_dit(config: PretrainingConfig, scheduler: DDIMScheduler) -> CacheableTransformer:
+    """Its blocks start as the identity (adaLN-zero) and its output starts at zero."""
+    channels, image_size, _ = digits.IMAGE_SHAPE
+    transformer = DiTTransformer2DModel(
         num_attention_heads=config.heads,
         attention_head_dim=config.head_dim,
         in_channels=channels,
@@ -184,11 +194,29 @@ def build_transformer(config: PretrainingConfig) -> DiTTransformer2DModel:
         num_embeds_ada_norm=digits.NUM_CLASSES,
         norm_eps=1e-6,
     )
-    for block in model.transformer_blocks:
+    for block in transformer.transformer_blocks:
         _zero(block.norm1.linear)
-    _zero(model.proj_out_1)
-    _zero(model.proj_out_2)
-    return model.train()
+    _zero(transformer.proj_out_1)
+    _zero(transformer.proj_out_2)
+    return DiT(transformer, scheduler, config.name, None)
+
+
+def _build_uvit(config: PretrainingConfig, scheduler: DDIMScheduler) -> CacheableTransformer:
+    channels, image_size, _ = digits.IMAGE_SHAPE
+    shape = UViTShape(
+        depth=config.depth,
+        width=config.heads * config.head_dim,
+        heads=config.heads,
+        image_size=image_size,
+        channels=channels,
+        patch_size=config.patch_size,
+        num_classes=digits.NUM_CLASSES,
+        label_dropout=0.1,
+    )
+    return UViT(shape, scheduler, config.name, None)
+
+
+_BUILDERS = {DiT.family: _build_dit, UViT.family: _build_uvit}
 
 
 def _zero(layer: nn.Linear) -> None:

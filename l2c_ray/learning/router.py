@@ -1,24 +1,26 @@
 """The router: one logit for every unit at every step that may reuse (L2C, arXiv 2406.01733, section 3.3)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from l2c_ray.schedule import Mask
+from l2c_ray.schedule import Table
 
 
 class Router(nn.Module):
     """Input-invariant and timestep-variant: its scores depend on the step alone.
 
-    As in the paper, every other step may reuse: steps 0, 2, 4, ... compute all units and refresh the cache of
-    the step after them. Each row of logits is a parameter of its own, so that an optimizer with momentum leaves
+    As in the paper, every other step may reuse; the others compute all units and refresh the cache of the step after
+    them. Each row of logits is a parameter of its own, so that an optimizer with momentum leaves
     the rows alone that an iteration did not touch.
     """
 
-    def __init__(self, steps: int, units: int, initial_logit: float) -> None:
+    def __init__(self, steps: int, units: int, cache_steps: Sequence[int], initial_logit: float) -> None:
         super().__init__()
         self.steps = steps
         self.units = units
-        self.cache_steps = tuple(range(1, steps, 2))
+        self.cache_steps = tuple(cache_steps)
         self._rows = nn.ParameterDict(
             {str(step): nn.Parameter(torch.full((units,), initial_logit)) for step in self.cache_steps}
         )
@@ -40,10 +42,11 @@ class Router(nn.Module):
             table[step] = self.scores(step)
         return table
 
-    def threshold(self, theta: float) -> Mask:
+    def threshold(self, theta: float) -> Table:
         """The static graph: compute where the score is above theta, and at every step that may not reuse."""
-        table = self.score_table()
-        return tuple(
-            tuple(int(step not in self.cache_steps or score > theta) for score in table[step].tolist())
+        scores = self.score_table()
+        mask = tuple(
+            tuple(int(step not in self.cache_steps or score > theta) for score in scores[step].tolist())
             for step in range(self.steps)
         )
+        return Table.of(mask, self.cache_steps)

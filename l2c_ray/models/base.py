@@ -3,14 +3,19 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Literal, TypeAlias
 
-from diffusers import DDIMScheduler
+import torch
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
-from l2c_ray.schedule import ModelIdentity
+from l2c_ray.schedule import Guidance, ModelIdentity
 
 UnitKind = Literal["attention", "mlp"]
+
+NoiseScheduler: TypeAlias = DDIMScheduler | FlowMatchEulerDiscreteScheduler
+"""Diffusers' record of how noise was added in training; its class tells what the model predicts (noise or velocity)."""
 
 Branch = Callable[[int, Callable[[], Tensor]], Tensor]
 """Decides how unit i gets its output: `branch(i, compute)` calls `compute()` or returns a stand-in of that shape."""
@@ -20,12 +25,13 @@ Branch = Callable[[int, Callable[[], Tensor]], Tensor]
 class Unit:
     """The smallest thing that can be skipped: one branch of one block, before its gate."""
 
-    block: int
+    block: str
+    """For instance `blocks.3`."""
     kind: UnitKind
 
     @property
     def name(self) -> str:
-        return f"blocks.{self.block}.{self.kind}"
+        return f"{self.block}.{self.kind}"
 
 
 class CacheableTransformer(nn.Module, ABC):
@@ -35,10 +41,12 @@ class CacheableTransformer(nn.Module, ABC):
     """The architecture, for instance `dit`."""
     name: str
     """The name in the zoo, for instance `digits-dit`."""
-    weights_sha256: str
-    """Of the weights file: a schedule is made for one set of weights."""
-    scheduler: DDIMScheduler
+    weights_sha256: str | None
+    """Of the weights file: a schedule is made for one set of weights. None for random ones."""
+    scheduler: NoiseScheduler
     """The noise schedule that the model was trained with."""
+    first_timestep: int
+    """The model's own time at the scheduler's least noisy training timestep: 0 where time counts from 0, else 1."""
     depth: int
     """Number of blocks."""
     units: tuple[Unit, ...]
@@ -71,10 +79,45 @@ class CacheableTransformer(nn.Module, ABC):
             branch: asked once for every unit, in order.
 
         Returns:
-            [batch, out_channels, height, width]; the first `image_shape[0]` channels are the predicted noise.
+            [batch, out_channels, height, width]; the first `image_shape[0]` channels are the predicted noise (or
+            velocity).
         """
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Writes transformer/ and scheduler/ in diffusers' layout, with weights in float16; the zoo reads them back.
+
+        The model itself is in float16 afterwards.
+
+        Raises:
+            OSError, SafetensorError: the folder cannot be written.
+        """
+
+
+@dataclass(frozen=True)
+class ZooEntry:
+    """How a named model is made; `name` comes from the zoo."""
+
+    load: Callable[[str, Path], CacheableTransformer]
+    """From a checkpoint: (name, path)."""
+    build: Callable[[str], CacheableTransformer]
+    """With random weights, on torch's default device."""
+    guidance: Guidance
+    """As its authors sample it."""
 
 
 def compute_all(unit: int, compute: Callable[[], Tensor]) -> Tensor:
     """The branch of a full evaluation."""
     return compute()
+
+
+def units_of(blocks: list[str]) -> tuple[Unit, ...]:
+    """The attention and the MLP branch of every block, in order."""
+    return tuple(Unit(block, kind) for block in blocks for kind in ("attention", "mlp"))
+
+
+def unpatchify(tokens: Tensor, channels: int, patch: int, shape: tuple[int, int]) -> Tensor:
+    """[batch, rows * columns, patch * patch * channels] -> [batch, channels, *shape]."""
+    height, width = shape
+    grid = tokens.reshape(-1, height // patch, width // patch, patch, patch, channels)
+    return torch.einsum("nhwpqc->nchpwq", grid).flatten(4, 5).flatten(2, 3)

@@ -1,13 +1,15 @@
 """DiT (arXiv 2212.09748) on diffusers' weights, with its attention and MLP branches opened up as units."""
 
+from pathlib import Path
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler, DiTTransformer2DModel
 from torch import Tensor
 
-from l2c_ray.models.base import Branch, CacheableTransformer, Unit
+from l2c_ray.errors import CheckpointError
+from l2c_ray.models.base import Branch, CacheableTransformer, units_of, unpatchify
+from l2c_ray.models.checkpoints import WEIGHTS, digest, read_scheduler, unloadable
 
 
 class DiT(CacheableTransformer):
@@ -17,9 +19,10 @@ class DiT(CacheableTransformer):
     """
 
     family = "dit"
+    first_timestep = 0
 
     def __init__(
-        self, transformer: DiTTransformer2DModel, scheduler: DDIMScheduler, name: str, weights_sha256: str
+        self, transformer: DiTTransformer2DModel, scheduler: DDIMScheduler, name: str, weights_sha256: str | None
     ) -> None:
         super().__init__()
         config: Any = transformer.config
@@ -28,7 +31,7 @@ class DiT(CacheableTransformer):
         self.name = name
         self.weights_sha256 = weights_sha256
         self.depth = config.num_layers
-        self.units = tuple(Unit(block, kind) for block in range(self.depth) for kind in ("attention", "mlp"))
+        self.units = units_of([f"blocks.{index}" for index in range(self.depth)])
         self.image_shape = (config.in_channels, config.sample_size, config.sample_size)
         self.num_classes = config.num_embeds_ada_norm
         self.null_label = self.num_classes
@@ -65,10 +68,45 @@ class DiT(CacheableTransformer):
         shift, scale = model.proj_out_1(F.silu(conditioning)).unsqueeze(1).chunk(2, dim=2)
         tokens = model.proj_out_2(model.norm_out(hidden) * (1 + scale) + shift)
         _, height, width = self.image_shape
-        return self._unpatchify(tokens, height // model.patch_size, width // model.patch_size)
+        return unpatchify(tokens, model.out_channels, model.patch_size, (height, width))
 
-    def _unpatchify(self, tokens: Tensor, rows: int, columns: int) -> Tensor:
-        """[batch, rows * columns, patch * patch * channels] -> [batch, channels, rows * patch, columns * patch]."""
-        patch = self.transformer.patch_size
-        grid = tokens.reshape(-1, rows, columns, patch, patch, self.transformer.out_channels)
-        return torch.einsum("nhwpqc->nchpwq", grid).flatten(4, 5).flatten(2, 3)
+    def save(self, folder: Path) -> None:
+        self.transformer.half().save_pretrained(folder / WEIGHTS.parent)
+        self.scheduler.save_pretrained(folder / "scheduler")
+
+
+def load_folder(name: str, folder: Path) -> DiT:
+    """The model in a folder of diffusers' layout (transformer/, scheduler/).
+
+    Raises:
+        CheckpointError: a file is missing, truncated, or holds other tensors than the model has.
+    """
+    sha256 = digest(folder / WEIGHTS)
+    for index in (folder / WEIGHTS).parent.glob("*.index.json"):
+        # Diffusers would read the files that it names, whatever they are.
+        raise CheckpointError(str(index), "names weights in several files", f"give them all in {WEIGHTS.name}")
+    try:
+        transformer, report = DiTTransformer2DModel.from_pretrained(
+            folder,
+            subfolder="transformer",
+            local_files_only=True,
+            use_safetensors=True,
+            low_cpu_mem_usage=False,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        # Diffusers lets whatever a broken config leads to through: TypeError, ZeroDivisionError and the like.
+        raise unloadable(folder, error) from error
+    for problem in ("missing_keys", "unexpected_keys"):
+        if report[problem]:
+            tensor = sorted(report[problem])[0]
+            raise CheckpointError(
+                str(folder), f"{problem.replace('_', ' ')}: {tensor}", "give the weights that belong to its config.json"
+            )
+    return DiT(transformer, read_scheduler(folder), name, sha256)
+
+
+def build_like(folder: Path, name: str) -> DiT:
+    """A model of the sizes that the folder's config.json tells, with random weights."""
+    config = DiTTransformer2DModel.load_config(folder, subfolder="transformer", local_files_only=True)
+    return DiT(DiTTransformer2DModel.from_config(config), read_scheduler(folder), name, None)

@@ -31,14 +31,14 @@ class ScheduledModel:
         """
         self.schedule = schedule
         model = zoo.load(schedule.model.name, checkpoint)
-        if model.weights_sha256 != schedule.model.weights_sha256:
+        if schedule.model.weights_sha256 not in (model.weights_sha256, None):
             raise ScheduleError(
                 "model.weights_sha256",
                 f"the schedule was learned with other weights than those in {checkpoint or 'the package'}",
                 'give their folder: mlflow.pyfunc.load_model(URI, model_config={"checkpoint": FOLDER})',
             )
-        solver = make_solver(schedule.sampler.name, schedule.sampler.steps, model.scheduler)
-        self._pipeline = Pipeline(model, solver, schedule.sampler.guidance_scale)
+        solver = make_solver(schedule.sampler.name, schedule.sampler.steps, model)
+        self._pipeline = Pipeline(model, solver, schedule.sampler.guidance)
 
     def predict(self, model_input: pd.DataFrame) -> np.ndarray:
         """Images [n, channels, height, width], uint8, for the rows' columns `label` and `seed`."""

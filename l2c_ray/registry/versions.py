@@ -18,6 +18,7 @@ from mlflow.exceptions import MlflowException
 
 from l2c_ray.errors import RegistryError
 from l2c_ray.models import zoo
+from l2c_ray.models.checkpoints import WEIGHTS
 from l2c_ray.registry.pyfunc import MODEL_CONFIG, signature
 from l2c_ray.registry.tracking import reason, server_errors, unless_there
 from l2c_ray.schedule import ModelIdentity, Quality, Schedule
@@ -41,7 +42,7 @@ class RegisteredVersion:
     compute_share: float
     mse: float
     weights_sha256: str
-    guidance_scale: float
+    guidance: str
     protocol: str
     """How the error was measured, and on how many images."""
     run_id: str
@@ -58,7 +59,7 @@ class RegisteredVersion:
 
     def shortfall(self, other: "RegisteredVersion") -> str | None:
         """Why this one does not beat the other; None where it does."""
-        for condition in ("weights_sha256", "guidance_scale", "protocol"):
+        for condition in ("weights_sha256", "guidance", "protocol"):
             mine, theirs = getattr(self, condition), getattr(other, condition)
             if mine != theirs:
                 return f"its {condition} is {mine}, version {other.version}'s is {theirs}, so they do not compare"
@@ -78,7 +79,8 @@ def model_name(model: ModelIdentity, sampler: str, steps: int) -> str:
     Weights other than those in the package make it another model, so a short hash of them is part of its name then:
     `digits-dit-1a2b3c4d-ddim-20`.
     """
-    weights = "" if model.weights_sha256 == _embedded_sha256(model.name) else f"-{model.weights_sha256[:8]}"
+    sha256 = model.weights_sha256
+    weights = "" if sha256 in (None, _embedded_sha256(model.name)) else f"-{sha256[:8]}"
     return f"{model.name}{weights}-{sampler}-{steps}"
 
 
@@ -184,7 +186,7 @@ def load_schedule(version: RegisteredVersion) -> Schedule:
 @cache
 def _embedded_sha256(model: str) -> str | None:
     """Of the weights that ship in the package; None for a model that ships without."""
-    weights = zoo.embedded(model) / zoo.WEIGHTS
+    weights = zoo.embedded(model) / WEIGHTS
     return sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None
 
 
@@ -212,8 +214,8 @@ def _create(
     described = {f"metric.{metric}": repr(value) for metric, value in quality.metrics.items()} | {
         "sha256": schedule.sha256,
         "compute_share": repr(schedule.compute_share),
-        "weights_sha256": schedule.model.weights_sha256,
-        "guidance_scale": repr(schedule.sampler.guidance_scale),
+        "weights_sha256": schedule.model.weights_sha256 or "any",
+        "guidance": str(schedule.sampler.guidance),
         "protocol": quality.protocol,
         "git_commit": schedule.provenance.git_commit or "unknown",
     }
@@ -288,7 +290,7 @@ def _read(client: MlflowClient, found: ModelVersion) -> RegisteredVersion:
             compute_share=float(tags["compute_share"]),
             mse=float(tags["metric.mse"]),
             weights_sha256=tags["weights_sha256"],
-            guidance_scale=float(tags["guidance_scale"]),
+            guidance=tags["guidance"],
             protocol=tags["protocol"],
             run_id=found.run_id or "",
             git_commit=tags["git_commit"],

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from l2c_ray.models.base import Branch, CacheableTransformer, compute_all
 from l2c_ray.sampling.solver import Solver
+from l2c_ray.schedule import Guidance
 
 BranchOfStep = Callable[[int], Branch]
 """Gives the branch that runs the units of step k; asked once for each step, in order."""
@@ -24,19 +25,27 @@ def noise_from_seeds(seeds: Sequence[int], image_shape: tuple[int, int, int]) ->
 
 
 def evaluate_guided(
-    model: CacheableTransformer, sample: Tensor, timestep: float, labels: Tensor, guidance_scale: float, branch: Branch
+    model: CacheableTransformer, sample: Tensor, timestep: float, labels: Tensor, guidance: Guidance, branch: Branch
 ) -> Tensor:
-    """One evaluation with classifier-free guidance (arXiv 2207.12598): uncond + scale * (cond - uncond).
+    """One evaluation with classifier-free guidance.
 
-    Both halves run as one batch, so that a unit's cached value covers both. A scale of 1 needs no second half.
+    Both halves run as one batch, so that a unit's cached value covers both.
     """
-    if guidance_scale == 1:
+    if not guidance.needs_unlabelled:
         conditional: Tensor = model(sample, _times(timestep, sample), labels, branch)
         return conditional
     doubled = torch.cat([sample, sample])
     both_labels = torch.cat([labels, torch.full_like(labels, model.null_label)])
     conditional, unconditional = model(doubled, _times(timestep, doubled), both_labels, branch).chunk(2)
-    guided: Tensor = unconditional + guidance_scale * (conditional - unconditional)
+    return guide(conditional, unconditional, guidance)
+
+
+def guide(conditional: Tensor, unconditional: Tensor, guidance: Guidance) -> Tensor:
+    """The two outputs [batch, channels, height, width] as one, by the rule that `Guidance` states."""
+    extra = guidance.scale - (0 if guidance.rule == "beyond" else 1)
+    guided: Tensor = conditional + extra * (conditional - unconditional)
+    if guidance.rule == "first-three":
+        return torch.cat([guided[:, :3], conditional[:, 3:]], dim=1)
     return guided
 
 
@@ -46,14 +55,15 @@ def sample_images(
     solver: Solver,
     noise: Tensor,
     labels: Tensor,
-    guidance_scale: float,
+    guidance: Guidance,
     branch_of_step: BranchOfStep = full_run,
 ) -> Tensor:
     """Runs the solver from `noise` [batch, *image_shape] under `labels` [batch] to clean samples of that shape."""
     sample = noise
+    advance = solver.begin()
     for step, timestep in enumerate(solver.timesteps):
-        output = evaluate_guided(model, sample, timestep, labels, guidance_scale, branch_of_step(step))
-        sample = solver.advance(step, sample, output)
+        output = evaluate_guided(model, sample, timestep, labels, guidance, branch_of_step(step))
+        sample = advance(step, sample, output)
     return sample
 
 

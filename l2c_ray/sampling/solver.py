@@ -1,10 +1,18 @@
 """What a solver is: a list of model timesteps, and the update that follows each evaluation."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 from torch import Tensor
 
-from l2c_ray.schedule import SamplerIdentity
+from l2c_ray.schedule import Guidance, SamplerIdentity
+
+Advance = Callable[[int, Tensor, Tensor], Tensor]
+"""(step, sample, model_output) -> the sample that step `step + 1` is evaluated on; after the last step, the image.
+
+`sample` [batch, channels, height, width] is what the step was evaluated on. Channels of the output beyond the
+sample's (a learned variance) are ignored.
+"""
 
 
 class Solver(ABC):
@@ -21,25 +29,28 @@ class Solver(ABC):
     def steps(self) -> int:
         return len(self.timesteps)
 
-    def identity(self, guidance_scale: float) -> SamplerIdentity:
+    def identity(self, guidance: Guidance) -> SamplerIdentity:
         """How a schedule names this solver under this guidance."""
         return SamplerIdentity(
-            name=self.name,
-            order=self.order,
-            steps=self.steps,
-            timesteps=self.timesteps,
-            guidance_scale=guidance_scale,
+            name=self.name, order=self.order, steps=self.steps, timesteps=self.timesteps, guidance=guidance
         )
 
-    @abstractmethod
-    def advance(self, step: int, sample: Tensor, model_output: Tensor) -> Tensor:
-        """The sample that step `step + 1` is evaluated on (after the last step: the finished image).
+    def cache_steps(self, *, shifted: bool = True) -> tuple[int, ...]:
+        """The steps that may reuse in the paper's way: every other evaluation, so that each has a full one before it.
 
         Args:
-            step: 0..steps-1.
-            sample: what step `step` was evaluated on, [batch, channels, height, width].
-            model_output: of that evaluation; channels beyond the sample's (a learned variance) are ignored.
+            shifted: of an update of two evaluations the first reuses, from the second update on, and the second
+                one, which the update's result rests on, is full. False has the second reuse.
         """
+        return tuple(range(self.order if shifted else 1, self.steps, 2))
+
+    def training_timestep(self, step: int) -> float:
+        """The model's timestep next to that of `step` among those that it was trained at."""
+        return self.timesteps[step]
+
+    @abstractmethod
+    def begin(self) -> Advance:
+        """The updates of one trajectory. They may keep what they need of earlier ones: call them step by step."""
 
     @abstractmethod
     def add_noise(self, clean: Tensor, noise: Tensor, step: int) -> Tensor:

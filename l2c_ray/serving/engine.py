@@ -46,7 +46,7 @@ class Engine:
         client = tracking.connect()
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model = zoo.load(config.model, Path(config.checkpoint) if config.checkpoint else None, device)
-        self._solver = make_solver(config.sampler, config.steps, self._model.scheduler)
+        self._solver = make_solver(config.sampler, config.steps, self._model)
         name = model_name(self._model.identity(), config.sampler, config.steps)
         self._alias = AliasFollower(client, name, config.alias, self._require_fit)
         self._alias.start(config.refresh_seconds)
@@ -65,7 +65,7 @@ class Engine:
         served = self._alias.served
         full = request.model == FULL
         seeds = range(request.seed, request.seed + request.n)
-        pipeline = Pipeline(self._model, self._solver, served.schedule.sampler.guidance_scale)
+        pipeline = Pipeline(self._model, self._solver, served.schedule.sampler.guidance)
         images = pipeline.generate([request.label] * request.n, seeds, None if full else served.schedule)
         return GenerationResponse(
             created=int(time.time()),
@@ -83,7 +83,7 @@ class Engine:
         return ModelList(data=[scheduled, ModelEntry(id=FULL, schedule=None)])
 
     def _require_fit(self, schedule: Schedule) -> None:
-        schedule.require(self._model.identity(), self._solver.identity(schedule.sampler.guidance_scale))
+        schedule.require(self._model.identity(), self._solver.identity(schedule.sampler.guidance))
 
     def _check(self, request: GenerationRequest) -> None:
         served = (self._config.alias, FULL)

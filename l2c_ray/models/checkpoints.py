@@ -1,0 +1,102 @@
+"""Getting checkpoint files into models, with errors that name the tensor at fault."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from diffusers import DDIMScheduler
+from torch import Tensor, nn
+
+from l2c_ray.errors import CheckpointError
+from l2c_ray.storage.pickled import read_pickled
+from l2c_ray.storage.tensors import read_tensors
+
+WEIGHTS = Path("transformer", "diffusion_pytorch_model.safetensors")
+"""In a folder of diffusers' layout."""
+CONFIG = WEIGHTS.with_name("config.json")
+
+_SCHEDULER = {
+    "prediction_type": "epsilon",
+    "clip_sample": False,
+    "thresholding": False,
+    "set_alpha_to_one": True,
+    "rescale_betas_zero_snr": False,
+}
+"""What the solvers rely on; a model that was trained or is meant to be sampled otherwise would give wrong images."""
+
+
+def digest(path: Path) -> str:
+    """The file's sha256.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(
+            str(path), f"cannot be read ({error.strerror})", "give a folder in diffusers' layout or a weights file"
+        ) from error
+
+
+def read_public(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint as authors publish it: safetensors, or a pickle that is not run.
+
+    Raises:
+        CheckpointError: it is no such file.
+    """
+    content = read_tensors(path) if path.suffix == ".safetensors" else read_pickled(path)
+    # Training checkpoints keep the averaged weights beside the raw ones.
+    if isinstance(content, dict) and isinstance(content.get("ema"), dict):
+        content = content["ema"]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise CheckpointError(str(path), "holds no dictionary of tensors", "give the model's weights")
+    return content
+
+
+def read_scheduler(folder: Path) -> DDIMScheduler:
+    """The noise schedule in a folder of diffusers' layout.
+
+    Raises:
+        CheckpointError: it is missing or broken, or asks for another way of sampling than the solvers have.
+    """
+    try:
+        scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
+    except Exception as error:
+        # Diffusers lets whatever a broken config leads to through.
+        raise unloadable(folder, error) from error
+    for key, wanted in _SCHEDULER.items():
+        if scheduler.config[key] != wanted:
+            raise CheckpointError(
+                str(folder / "scheduler"), f"{key} is {scheduler.config[key]}", f"give a model with {key} {wanted}"
+            )
+    return scheduler
+
+
+def unloadable(folder: Path, error: Exception) -> CheckpointError:
+    """The error of a folder of which something else than its tensors is broken."""
+    reason = " ".join(str(error).split("\n")[:2]) or type(error).__name__
+    return CheckpointError(str(folder), f"cannot be loaded ({reason})", "give a whole model of this family")
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Makes `tensors` the module's own, without a copy.
+
+    Raises:
+        CheckpointError: names the first tensor that is missing, unknown or of another shape.
+    """
+    wanted = module.state_dict()
+    for name, tensor in wanted.items():
+        if name not in tensors:
+            raise _misfit(name, source, "is missing")
+        if tensors[name].shape != tensor.shape:
+            raise _misfit(name, source, f"has shape {list(tensors[name].shape)}, not {list(tensor.shape)}")
+    for name in tensors:
+        if name not in wanted:
+            raise _misfit(name, source, "is no tensor of this model")
+    module.load_state_dict(dict(tensors), assign=True)
+
+
+def _misfit(tensor: str, source: Path, problem: str) -> CheckpointError:
+    return CheckpointError(f"{tensor} in {source}", problem, "give weights of this family and size")

@@ -1,0 +1,151 @@
+"""The public DiT checkpoints (facebookresearch/DiT) under their authors' tensor names, as diffusers models."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, DiTTransformer2DModel
+from torch import Tensor
+
+from l2c_ray.errors import CheckpointError
+from l2c_ray.models.base import CacheableTransformer, ZooEntry
+from l2c_ray.models.checkpoints import digest, fill, read_public
+from l2c_ray.models.dit import DiT, load_folder
+from l2c_ray.schedule import Guidance
+
+_SIZES = {"s": (12, 384, 6), "b": (12, 768, 12), "l": (24, 1024, 16), "xl": (28, 1152, 16)}
+"""Depth, width and heads."""
+
+_WHOLE = {
+    "x_embedder.proj": "pos_embed.proj",
+    "final_layer.adaLN_modulation.1": "proj_out_1",
+    "final_layer.linear": "proj_out_2",
+}
+_OF_A_BLOCK = {
+    "adaLN_modulation.1": "norm1.linear",
+    "attn.proj": "attn1.to_out.0",
+    "mlp.fc1": "ff.net.0.proj",
+    "mlp.fc2": "ff.net.2",
+}
+_EMBEDDERS = {
+    "t_embedder.mlp.0": "timestep_embedder.linear_1",
+    "t_embedder.mlp.2": "timestep_embedder.linear_2",
+    "y_embedder.embedding_table": "class_embedder.embedding_table",
+}
+_POSITIONS = "pos_embed"
+_PIXELS_A_LATENT = 8
+_GUIDANCE = Guidance(scale=1.5, rule="first-three")
+"""Of the paper's ImageNet tables."""
+
+
+@dataclass(frozen=True)
+class DiTShape:
+    """Everything that the sizes of the tensors follow from, and the number of heads."""
+
+    depth: int
+    width: int
+    heads: int
+    patch_size: int
+    image_size: int
+    """Of the latents."""
+    channels: int = 4
+    num_classes: int = 1000
+    learn_sigma: bool = True
+    """Whether the model puts out a variance beside the noise."""
+
+
+def entries() -> dict[str, ZooEntry]:
+    """The authors' models, for instance `dit-xl-2-256`: size, patch size, pixels of an image."""
+    made = {}
+    for size, (depth, width, heads) in _SIZES.items():
+        for patch_size in (2, 4, 8):
+            for pixels in (256, 512):
+                shape = DiTShape(depth, width, heads, patch_size, image_size=pixels // _PIXELS_A_LATENT)
+                made[f"dit-{size}-{patch_size}-{pixels}"] = ZooEntry(
+                    load=partial(_load, shape), build=partial(build, shape), guidance=_GUIDANCE
+                )
+    return made
+
+
+def _load(shape: DiTShape, name: str, path: Path) -> CacheableTransformer:
+    """From a folder of diffusers' layout or a file of the authors'."""
+    model = load_folder(name, path) if path.is_dir() else load(shape, name, path)
+    if (model.depth, model.image_shape) != (shape.depth, (shape.channels, shape.image_size, shape.image_size)):
+        problem = f"is a DiT of depth {model.depth} on samples of {list(model.image_shape)}"
+        raise CheckpointError(str(path), problem, f"give the weights of {name}")
+    return model
+
+
+def build(shape: DiTShape, name: str) -> DiT:
+    """A model with random weights on torch's default device."""
+    transformer = DiTTransformer2DModel(
+        num_attention_heads=shape.heads,
+        attention_head_dim=shape.width // shape.heads,
+        in_channels=shape.channels,
+        out_channels=shape.channels * (2 if shape.learn_sigma else 1),
+        num_layers=shape.depth,
+        sample_size=shape.image_size,
+        patch_size=shape.patch_size,
+        num_embeds_ada_norm=shape.num_classes,
+        norm_eps=1e-6,
+    )
+    # A buffer, which diffusers makes on the CPU whatever the default device.
+    transformer.pos_embed.to(torch.get_default_device())
+    for block in transformer.transformer_blocks:
+        # DiT's frequencies end one step before 1/10000, diffusers' default ends there.
+        block.norm1.emb.time_proj.downscale_freq_shift = 0
+    scheduler = DDIMScheduler(timestep_spacing="linspace", clip_sample=False)
+    return DiT(transformer.eval().requires_grad_(False), scheduler, name, None)
+
+
+def load(shape: DiTShape, name: str, path: Path) -> DiT:
+    """The model in a checkpoint file.
+
+    Raises:
+        CheckpointError: the file cannot be read, or holds the tensors of another model.
+    """
+    sha256 = digest(path)
+    model = from_tensors(shape, name, read_public(path), path)
+    model.weights_sha256 = sha256
+    return model
+
+
+def from_tensors(shape: DiTShape, name: str, tensors: Mapping[str, Tensor], source: Path) -> DiT:
+    """The model of these tensors in the authors' naming; `source` is named in errors."""
+    with torch.device("meta"):
+        model = build(shape, name)
+    positions = tensors.get(_POSITIONS)
+    expected = model.transformer.pos_embed.pos_embed.shape
+    if positions is None or positions.shape != expected:
+        found = "is missing" if positions is None else f"has shape {list(positions.shape)}, not {list(expected)}"
+        raise CheckpointError(f"{_POSITIONS} in {source}", found, "give weights of this family and size")
+    fill(model.transformer, _renamed(shape.depth, tensors, source), source)
+    model.transformer.pos_embed.pos_embed = positions
+    return model
+
+
+def _renamed(depth: int, tensors: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        stem, _, parameter = name.rpartition(".")
+        if stem in _WHOLE:
+            renamed[f"{_WHOLE[stem]}.{parameter}"] = tensor
+        elif stem in _EMBEDDERS:
+            # In diffusers every block has the embedders; here they share their tensors.
+            for block in range(depth):
+                renamed[f"transformer_blocks.{block}.norm1.emb.{_EMBEDDERS[stem]}.{parameter}"] = tensor
+        elif stem.startswith("blocks.") and stem.count(".") >= 2:
+            _, index, layer = stem.split(".", 2)
+            renamed |= _renamed_in_block(f"transformer_blocks.{index}", layer, parameter, tensor)
+        elif name != _POSITIONS:
+            raise CheckpointError(f"{name} in {source}", "is no tensor of a DiT", "give weights of this family")
+    return renamed
+
+
+def _renamed_in_block(block: str, layer: str, parameter: str, tensor: Tensor) -> dict[str, Tensor]:
+    if layer == "attn.qkv":
+        parts = zip(("to_q", "to_k", "to_v"), tensor.chunk(3), strict=True)
+        return {f"{block}.attn1.{part}.{parameter}": chunk for part, chunk in parts}
+    return {f"{block}.{_OF_A_BLOCK.get(layer, layer)}.{parameter}": tensor}
