@@ -30,7 +30,8 @@ _SCHEDULER_CONFIG = Path("scheduler", "scheduler_config.json")
 _FILES = (Path("README.md"), WEIGHTS, CONFIG, _SCHEDULER_CONFIG)
 _WRITTEN = {*_FILES, WEIGHTS.parent, _SCHEDULER_CONFIG.parent}
 
-_KINDS = {"dit": "DiT (arXiv 2212.09748)", "uvit": "U-ViT (arXiv 2209.12152)"}
+_FAMILIES = {"dit": ("DiT (arXiv 2212.09748)", "ddim"), "uvit": ("U-ViT (arXiv 2209.12152)", "dpm-solver-2")}
+"""What a family is called, and the sampler that its authors use."""
 
 CARD = """\
 # {name}
@@ -133,7 +134,8 @@ def exchange(folder: Path, new: Path, aside: Path) -> None:
 
 def _card(folder: Path, config: PretrainingConfig, loss: float, command: str) -> str:
     model = zoo.load(config.name, folder)
-    pipeline = Pipeline(model, make_solver("ddim", STEPS, model), GUIDANCE)
+    kind, sampler = _FAMILIES[config.family]
+    pipeline = Pipeline(model, make_solver(sampler, STEPS, model), GUIDANCE)
     labels = [index % model.num_classes for index in range(SAMPLES)]
     images = pipeline.generate(labels, seeds=range(SAMPLES))
     judge = classifier.load()
@@ -141,7 +143,7 @@ def _card(folder: Path, config: PretrainingConfig, loss: float, command: str) ->
     right = round(judge.accuracy(images, real.labels.new_tensor(labels)) * SAMPLES)
     return CARD.format(
         name=config.name,
-        kind=_KINDS[config.family],
+        kind=kind,
         depth=model.depth,
         width=config.heads * config.head_dim,
         patch=config.patch_size,
@@ -152,7 +154,7 @@ def _card(folder: Path, config: PretrainingConfig, loss: float, command: str) ->
         loss=loss,
         right=right,
         samples=SAMPLES,
-        sampling=f"{STEPS} DDIM steps at guidance {GUIDANCE.scale}, seeds 0..{SAMPLES - 1}",
+        sampling=f"{STEPS} steps of {sampler} at guidance {GUIDANCE.scale}, seeds 0..{SAMPLES - 1}",
         frechet=frechet_distance(images, real.images),
         floor=frechet_distance(real.images[::2], real.images[1::2]),
         megabytes=(folder / WEIGHTS).stat().st_size / 1e6,
