@@ -16,6 +16,18 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, populate_by_name=True)
 
+    @classmethod
+    def parse(cls, values: dict[str, Any], source: str, table: str = "") -> Self:
+        """The section made of `values`; `source` and the name of the table are named in errors.
+
+        Raises:
+            ConfigError: a key is unknown, missing or out of range.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise _first_problem(cls, error, source, table) from error
+
 
 class JobConfig(Section):
     """The whole config of one job."""
@@ -39,13 +51,19 @@ class JobConfig(Section):
             _apply(override, values)
         return cls.parse(values, source=str(path))
 
-    @classmethod
-    def parse(cls, values: dict[str, Any], source: str) -> Self:
-        """The config made of `values`; `source` is named in errors."""
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            raise _first_problem(cls, error, source) from error
+
+def value_of(key: str, text: str) -> Any:
+    """What is written after `key=` on a command line: a value in TOML's syntax, or the text itself.
+
+    Raises:
+        ConfigError: TOML reads it as something that has no value.
+    """
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text.strip()
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(key, f"is set to no value of TOML ({error})", "write it as section.key=value") from error
 
 
 def _apply(override: str, values: dict[str, Any]) -> None:
@@ -53,12 +71,7 @@ def _apply(override: str, values: dict[str, Any]) -> None:
     *tables, last = key.strip().split(".")
     if not equals or not last:
         raise ConfigError(override, "is not an override", "write it as section.key=value")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(key, f"is set to no value of TOML ({error})", "write it as section.key=value") from error
+    value = value_of(key, text)
     for table in tables:
         values = values.setdefault(table, {})
         if not isinstance(values, dict):
@@ -66,9 +79,9 @@ def _apply(override: str, values: dict[str, Any]) -> None:
     values[last] = value
 
 
-def _first_problem(config: type[BaseModel], error: ValidationError, source: str) -> ConfigError:
+def _first_problem(config: type[BaseModel], error: ValidationError, source: str, table: str) -> ConfigError:
     problem = error.errors(include_url=False, include_input=True)[0]
-    key = ".".join(str(part) for part in problem["loc"])
+    key = ".".join(str(part) for part in (table, *problem["loc"]) if part != "")
     subject = f"{key} in {source}" if key else source
     if problem["type"] == "extra_forbidden":
         return ConfigError(subject, "is not a key of this config", _did_you_mean(config, problem["loc"]))

@@ -1,6 +1,26 @@
 """Computes everything every few steps and reuses everything in between (FORA, arXiv 2407.01425)."""
 
+from typing import Annotated
+
+from pydantic import Field
+
+from l2c_ray.caching.pipeline import Pipeline
+from l2c_ray.config.base import Section
 from l2c_ray.schedule import Table
+
+Interval = Annotated[int, Field(ge=1)]
+"""Model evaluations from one that computes all units to the next; at 1 nothing is reused."""
+
+
+class FixedInterval(Section):
+    """Settings of the rule."""
+
+    interval: Interval
+
+
+def make(pipeline: Pipeline, settings: FixedInterval) -> Table:
+    """The rule's table for this model and sampler."""
+    return fixed_interval(pipeline.solver.steps, len(pipeline.model.units), settings.interval)
 
 
 def fixed_interval(steps: int, units: int, interval: int) -> Table:

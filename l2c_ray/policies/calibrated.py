@@ -1,0 +1,128 @@
+"""Reuses while the change measured on a calibration set is small (SmoothCache, arXiv 2411.10510)."""
+
+from collections import defaultdict, deque
+from collections.abc import Callable
+from typing import Annotated, Literal, get_args
+from weakref import WeakKeyDictionary
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from l2c_ray.caching.dynamic import relative_change
+from l2c_ray.caching.pipeline import Pipeline
+from l2c_ray.config.base import Section
+from l2c_ray.learning.seeding import draw_seed
+from l2c_ray.models.base import Branch, CacheableTransformer
+from l2c_ray.sampling.loop import noise_from_seeds, sample_images
+from l2c_ray.schedule import SamplerIdentity, Table
+
+Grouping = Literal["kind", "unit"]
+GROUPINGS: tuple[Grouping, ...] = get_args(Grouping)
+
+_IMAGES_AT_A_TIME = 4
+"""Bounds the memory: the outputs of all units at `max_gap` steps are kept for so many."""
+
+
+class Calibrated(Section):
+    """Settings of the rule."""
+
+    alpha: Annotated[float, Field(ge=0)]
+    """Reuse where the relative L1 error is below this."""
+    by: Grouping = "kind"
+    """What decides together: all units of a kind by their mean error, as in the paper, or each unit by its own."""
+    images: Annotated[int, Field(ge=1)] = 32
+    """Of the calibration set; their labels are spread evenly over the classes."""
+    seed: Annotated[int, Field(ge=0, le=2**53)] = 0
+    max_gap: Annotated[int, Field(ge=1)] = 3
+    """Most steps in a row that reuse one value."""
+
+
+_CalibrationKey = tuple[SamplerIdentity, int, int, int]
+_calibrations: WeakKeyDictionary[CacheableTransformer, dict[_CalibrationKey, Tensor]] = WeakKeyDictionary()
+"""All thresholds share one calibration."""
+
+
+def make(pipeline: Pipeline, settings: Calibrated) -> Table:
+    """The rule's table for this model and sampler. The first one of a calibration set samples that set in full."""
+    key = (pipeline.solver.identity(pipeline.guidance), settings.images, settings.seed, settings.max_gap)
+    calibrations = _calibrations.setdefault(pipeline.model, {})
+    if key not in calibrations:
+        calibrations[key] = calibration_errors(pipeline, settings.images, settings.seed, settings.max_gap)
+    errors = calibrations[key]
+    if settings.by == "kind":
+        errors = _mean_of_kind(errors, [unit.kind for unit in pipeline.model.units])
+    return reuse_below(errors, settings.alpha)
+
+
+def calibration_errors(pipeline: Pipeline, images: int, seed: int, max_gap: int) -> Tensor:
+    """How far each unit's output is from what it was a few steps earlier, in full runs.
+
+    Returns:
+        [steps, units, max_gap]: at [k, i, g - 1] the L1 distance of unit i's outputs at steps k and k - g, relative
+        to the norm of that at k; the mean over the calibration set. Not a number where step k - g does not exist.
+    """
+    model = pipeline.model
+    device = next(model.parameters()).device
+    total = torch.zeros(pipeline.solver.steps, len(model.units), max_gap, device=device)
+    for start in range(0, images, _IMAGES_AT_A_TIME):
+        numbers = range(start, min(start + _IMAGES_AT_A_TIME, images))
+        # Hashed, so that they are none of the small numbers that images are asked for and measured by.
+        seeds = [draw_seed(seed, "calibration", number) for number in numbers]
+        labels = torch.tensor([number * model.num_classes // images for number in numbers], device=device)
+        noise = noise_from_seeds(seeds, model.image_shape).to(device)
+        recorder = _Recorder(total.shape, device)
+        sample_images(model, pipeline.solver, noise, labels, pipeline.guidance, recorder)
+        total += recorder.errors * len(numbers)
+    return (total / images).cpu()
+
+
+class _Recorder:
+    """Computes everything in one trajectory and notes the errors."""
+
+    def __init__(self, shape: torch.Size, device: torch.device) -> None:
+        self.errors = torch.full(shape, torch.nan, device=device)
+        self._earlier: defaultdict[int, deque[Tensor]] = defaultdict(lambda: deque(maxlen=shape[2]))
+        """Of each unit the last outputs, the very last first."""
+
+    def __call__(self, step: int) -> Branch:
+        def branch(unit: int, compute: Callable[[], Tensor]) -> Tensor:
+            output = compute()
+            for index, earlier in enumerate(self._earlier[unit]):
+                self.errors[step, unit, index] = relative_change([earlier], [output])
+            self._earlier[unit].appendleft(output)
+            return output
+
+        return branch
+
+
+def _mean_of_kind(errors: Tensor, kinds: list[str]) -> Tensor:
+    """The same shape, each unit with the mean over the units of its kind."""
+    means = torch.empty_like(errors)
+    for kind in set(kinds):
+        alike = [unit for unit, other in enumerate(kinds) if other == kind]
+        means[:, alike] = errors[:, alike].mean(1, keepdim=True)
+    return means
+
+
+def reuse_below(errors: Tensor, alpha: float) -> Table:
+    """The table of error curves [steps, units, max_gap], as `calibration_errors` gives them.
+
+    From each computed step on, a unit is reused as long as its error to that step is below alpha, at most `max_gap`
+    steps; the first step that is not is computed.
+    """
+    columns = [_column(curves, alpha) for curves in errors.transpose(0, 1).tolist()]
+    return Table.of(tuple(zip(*columns, strict=True)))
+
+
+def _column(curves: list[list[float]], alpha: float) -> list[int]:
+    """What one unit does at each step, by its curves [steps][max_gap]."""
+    column = []
+    computed_last = 0
+    for step, by_gap in enumerate(curves):
+        gap = step - computed_last
+        reused = 0 < gap <= len(by_gap) and by_gap[gap - 1] < alpha
+        if not reused:
+            computed_last = step
+        column.append(int(not reused))
+    return column
