@@ -3,6 +3,7 @@
 import json
 from contextlib import ExitStack
 from dataclasses import asdict
+from pathlib import Path
 
 import typer
 
@@ -10,10 +11,17 @@ from l2c_ray.cli.output import ProgressDisplay, console, frontier_table, notes, 
 from l2c_ray.config.learn import LearnConfig
 from l2c_ray.distributed.learn import LearnResult, Started, learn
 from l2c_ray.learning.learner import Progress
+from l2c_ray.storage.files import make_writable, write_text
 
 
-def learn_and_report(config: LearnConfig, as_json: bool) -> None:
-    """Learns with progress on the way, then prints the frontier and the version, or the whole result as JSON."""
+def learn_and_report(config: LearnConfig, out: Path | None, as_json: bool) -> None:
+    """Learns with progress on the way, then prints the frontier and the version, or the whole result as JSON.
+
+    Args:
+        out: a file that the schedule is written to beside the registry.
+    """
+    if out:
+        make_writable(out.parent)
     with ExitStack() as stack:
         display: list[ProgressDisplay] = []
 
@@ -26,6 +34,8 @@ def learn_and_report(config: LearnConfig, as_json: bool) -> None:
             display[0].update(progress.iteration, note)
 
         result = learn(config, on_start, on_progress)
+    if out:
+        write_text(out, result.schedule.to_json())
     if as_json:
         typer.echo(json.dumps(_as_dict(result)))
         return

@@ -65,6 +65,7 @@ def learn(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a config key.")
     ] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write the schedule to, beside the registry.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Learn a schedule on the Ray cluster at $RAY_ADDRESS (or one started here), measure and register it."""
@@ -74,7 +75,7 @@ def learn(
     from l2c_ray.cli.learning import learn_and_report
     from l2c_ray.config.learn import LearnConfig
 
-    learn_and_report(LearnConfig.read(config, overrides or ()), as_json)
+    learn_and_report(LearnConfig.read(config, overrides or ()), out, as_json)
 
 
 @app.command()

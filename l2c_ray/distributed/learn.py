@@ -48,6 +48,8 @@ class LearnResult:
     run_name: str
     mlflow_run_id: str
     version: RegisteredVersion
+    schedule: Schedule
+    """What was registered."""
     measurements: list[Measurement]
     """Of the full run, the learned schedule, fewer steps at the same compute, and the fixed interval."""
 
@@ -120,7 +122,7 @@ def learn(
                     # Whoever wants this much compute can have it without a schedule.
                     worth_serving=learned.mse < fewer_steps.mse,
                 )
-    return LearnResult(name, run.id, version, measurements)
+    return LearnResult(name, run.id, version, schedule, measurements)
 
 
 def _load_pipeline(config: LearnConfig) -> Pipeline:
