@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
@@ -62,7 +63,9 @@ def read_scheduler(folder: Path) -> DDIMScheduler:
         CheckpointError: it is missing or broken, or asks for another way of sampling than the solvers have.
     """
     try:
-        scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
+        # Whatever device a model is built on, solvers read the noise schedule.
+        with torch.device("cpu"):
+            scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
     except Exception as error:
         # Diffusers lets whatever a broken config leads to through.
         raise unloadable(folder, error) from error

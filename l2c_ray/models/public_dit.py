@@ -96,7 +96,8 @@ def build(shape: DiTShape, name: str) -> DiT:
     for block in transformer.transformer_blocks:
         # DiT's frequencies end one step before 1/10000, diffusers' default ends there.
         block.norm1.emb.time_proj.downscale_freq_shift = 0
-    scheduler = DDIMScheduler(timestep_spacing="linspace", clip_sample=False)
+    with torch.device("cpu"):
+        scheduler = DDIMScheduler(timestep_spacing="linspace", clip_sample=False)
     return DiT(transformer.eval().requires_grad_(False), scheduler, name, None)
 
 

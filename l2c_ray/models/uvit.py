@@ -185,7 +185,8 @@ def entries() -> dict[str, ZooEntry]:
 
 def build(shape: UViTShape, name: str) -> UViT:
     """A model with random weights on torch's default device, trained on Stable Diffusion's noise schedule."""
-    scheduler = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False)
+    with torch.device("cpu"):
+        scheduler = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False)
     return UViT(shape, scheduler, name, None)
 
 
