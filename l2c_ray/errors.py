@@ -56,6 +56,10 @@ class RegistryError(InvalidInputError):
     """A registered model, version or alias does not exist or is not a schedule."""
 
 
+class SamplingError(L2CError):
+    """Sampling gave no images."""
+
+
 class LearningError(L2CError):
     """Learning broke down while it ran, for instance with a non-finite loss."""
 

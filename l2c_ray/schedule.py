@@ -58,13 +58,15 @@ class ModelIdentity(_Part):
         return self
 
 
+MOST_GUIDANCE = 1000.0
+"""Far above any use, and far below where samples leave the range of numbers."""
 GuidanceRule = Literal["standard", "first-three", "beyond"]
 
 
 class Guidance(_Part):
     """Classifier-free guidance (arXiv 2207.12598): how two evaluations, with and without the label, become one."""
 
-    scale: Annotated[float, Field(ge=0)]
+    scale: Annotated[float, Field(ge=0, le=MOST_GUIDANCE)]
     rule: GuidanceRule = "standard"
     """`standard`: without + scale * (with - without). `first-three`: so on three channels, the others as with the
     label (the DiT authors' sampler). `beyond`: with + scale * (with - without) (the U-ViT authors')."""

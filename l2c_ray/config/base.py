@@ -4,11 +4,26 @@ import difflib
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from l2c_ray.errors import ConfigError
+
+
+def _absolute(folder: str) -> str:
+    """Workers run in folders of their own, where a relative path would be another."""
+    if "://" in folder:
+        raise ValueError("is an address, and only folders can be used")
+    if "\0" in folder:
+        raise ValueError("has a null byte in it")
+    try:
+        return str(Path(folder).expanduser().absolute())
+    except RuntimeError as error:
+        raise ValueError(f"names no user's home ({error})") from error
+
+
+Folder = Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
 
 
 class Section(BaseModel):

@@ -1,22 +1,11 @@
 """Settings of jobs/learn.py and `l2c learn`."""
 
-from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from l2c_ray.config.base import JobConfig, Section
-from l2c_ray.schedule import Guidance, GuidanceRule, Name
-
-
-def _absolute(folder: str) -> str:
-    """Workers run in folders of their own, where a relative path would be another."""
-    if "://" in folder:
-        raise ValueError("is an address, and only folders can be used")
-    return str(Path(folder).expanduser().absolute())
-
-
-Folder = Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
+from l2c_ray.config.base import Folder, JobConfig, Section
+from l2c_ray.schedule import MOST_GUIDANCE, Guidance, GuidanceRule, Name
 
 
 class RunSection(Section):
@@ -44,7 +33,7 @@ class SamplerSection(Section):
 
     name: Annotated[str, Field(min_length=1)] = "ddim"
     steps: Annotated[int, Field(ge=2, le=1000)] = 20
-    guidance_scale: Annotated[float, Field(ge=0)] = 1.5
+    guidance_scale: Annotated[float, Field(ge=0, le=MOST_GUIDANCE)] = 1.5
     guidance_rule: GuidanceRule = "standard"
     """See `l2c_ray.schedule.Guidance`."""
 

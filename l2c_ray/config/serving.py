@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from l2c_ray.config.base import JobConfig
+from l2c_ray.config.base import Folder, JobConfig
 
 FULL = "full"
 """What requests call the model that computes everything."""
@@ -14,7 +14,7 @@ class ServingConfig(JobConfig):
     """What is served: a model under the schedule that holds an alias of the registry."""
 
     model: Annotated[str, Field(min_length=1)]
-    checkpoint: Annotated[str, Field(min_length=1)] | None = None
+    checkpoint: Folder | None = None
     """A folder in diffusers' layout, in place of the weights that ship in the package."""
     sampler: Annotated[str, Field(min_length=1)] = "ddim"
     steps: Annotated[int, Field(ge=2, le=1000)] = 20

@@ -52,8 +52,7 @@ def _knock(address: str) -> None:
     except ValueError:
         host, port = None, None
     if not host or not port or "://" in address:
-        remedy = "give the host:port of a Ray head, or unset it to start a Ray of your own"
-        raise InvalidInputError("RAY_ADDRESS", f"{address} is no host:port", remedy)
+        raise _no_address(address)
     if host in ("localhost", "127.0.0.1", "::1"):
         # So does Ray, unless it is told that the cluster is on loopback alone.
         host = get_node_ip_address()
@@ -64,8 +63,15 @@ def _knock(address: str) -> None:
                 answer = connection.recv(9)
                 if len(answer) < 9 or answer[3] != _SETTINGS_FRAME:
                     raise ConnectionError("something else than a Ray head listens there")
+    except UnicodeError as error:
+        raise _no_address(address) from error
     except OSError as error:
         raise _unreachable(address, error, host) from error
+
+
+def _no_address(address: str) -> InvalidInputError:
+    remedy = "give the host:port of a Ray head, or unset it to start a Ray of your own"
+    return InvalidInputError("RAY_ADDRESS", f"{address} is no host:port", remedy)
 
 
 def _unreachable(address: str, error: Exception, host: str = "") -> UnreachableError:

@@ -27,6 +27,8 @@ _MARK = "L2C_HEAD"
 _ADDRESSES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_DASHBOARD_ADDRESS")
 """Where Ray's own clients look for a cluster; the second overrides even an `--address`."""
 
+_LONGEST_TEMPORARY_FOLDER = 20
+_SYSTEM_TEMPORARY_FOLDER = f"{os.sep}tmp"
 _START_SECONDS = 60
 _STOP_SECONDS = 8
 
@@ -100,8 +102,7 @@ def start() -> LocalHead:
         UnreachableError: Ray did not come up; names the log.
     """
     make_writable(home())
-    # Unix sockets live in it, and their paths may not be long.
-    temp_dir = tempfile.mkdtemp(prefix="l2c-ray-", dir=tempfile.gettempdir())
+    temp_dir = tempfile.mkdtemp(prefix="l2c-ray-", dir=_temporary_folder())
     log = home() / "ray-head.log"
     dashboard, serve, gcs, client, agent = _free_ports(8265, 8000, 6379, 20001, 52365)
     command = ["ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={gcs}"]
@@ -120,6 +121,12 @@ def start() -> LocalHead:
         stop(head)
         raise UnreachableError("Ray", "did not come up on this machine", f"see {log}")
     return head
+
+
+def _temporary_folder() -> str:
+    """The user's, unless it is too long: sockets live in it whose whole paths may have 107 characters."""
+    usual = tempfile.gettempdir()
+    return usual if len(usual) <= _LONGEST_TEMPORARY_FOLDER else _SYSTEM_TEMPORARY_FOLDER
 
 
 def stop(head: LocalHead) -> None:

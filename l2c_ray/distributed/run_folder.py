@@ -40,14 +40,24 @@ def go_on_with(folder: Path, settings: Mapping[str, Any], iterations: int) -> in
 
 
 def iterations_of(state: Mapping[str, Tensor]) -> int:
-    """Done when the learner had this state."""
+    """Done when the learner had this state.
+
+    Raises:
+        CheckpointError: it is no learner's state.
+    """
+    if "iteration" not in state:
+        raise CheckpointError("iteration", "is missing in the checkpoint", "remove what is no run's from its folder")
     return int(state["iteration"])
 
 
 def _compare(folder: Path, settings: Mapping[str, Any]) -> None:
     if not (folder / SETTINGS_FILE).exists():
         return
-    before: dict[str, Any] = json.loads(read_text(folder / SETTINGS_FILE))
+    path = folder / SETTINGS_FILE
+    try:
+        before: dict[str, Any] = dict(json.loads(read_text(path)))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(str(path), f"is no run's ({error})", "choose another run.name or remove its folder") from error
     for key, value in settings.items():
         if before.get(key) != value:
             problem = f"run {folder.name} was begun with {key} = {before.get(key)}, not {value}"

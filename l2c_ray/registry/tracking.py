@@ -4,10 +4,11 @@ import logging
 import os
 import re
 import socket
+import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ import requests
 from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Metric, Param
 from mlflow.exceptions import MlflowException
+from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from l2c_ray.errors import ConfigError, L2CError, UnreachableError
@@ -51,15 +53,15 @@ def connect() -> MlflowClient:
     """A client of the tracking server, which has answered once. The user's own settings of MLflow are respected.
 
     Raises:
-        ConfigError: `$MLFLOW_TRACKING_URI` is no address.
+        ConfigError: `$MLFLOW_TRACKING_URI` is no address, or one of a database in memory.
         UnreachableError: the server does not answer, or only with an error of its own.
         StorageError: the folder of a sqlite file cannot be written.
     """
     uri = tracking_uri()
     for name, value in _CLIENT_SETTINGS.items():
         os.environ.setdefault(name, value)
-    if uri.startswith("sqlite:///"):
-        make_writable(Path(uri.removeprefix("sqlite:///")).parent)
+    if uri.startswith("sqlite:"):
+        _require_database(uri)
     with server_errors():
         try:
             _knock(uri)
@@ -187,6 +189,28 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in config.items():
         flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
     return flat
+
+
+def _require_database(uri: str) -> None:
+    """Opens a sqlite file once; MLflow would try a broken one again and again for two minutes.
+
+    Raises:
+        ConfigError: there is no file in the address, or SQLAlchemy would read another name from it.
+        StorageError: its folder cannot be written.
+        UnreachableError: it is no database.
+    """
+    name = make_url(uri).database or ""
+    if name in ("", ":memory:"):
+        raise ConfigError(f"MLFLOW_TRACKING_URI={uri}", "is in memory and lost at the end", "name a file")
+    if not uri.endswith(f":///{name}"):
+        remedy = "take a path (or L2C_HOME) without %, ? and #"
+        raise ConfigError(f"MLFLOW_TRACKING_URI={uri}", f"is read as {name}", remedy)
+    make_writable(Path(name).parent)
+    try:
+        with closing(sqlite3.connect(name)) as database:
+            database.execute("pragma schema_version")
+    except sqlite3.Error as error:
+        raise UnreachableError(name, f"is no database ({error})", "name another file") from error
 
 
 def _knock(uri: str) -> None:
