@@ -133,6 +133,6 @@ def _thresholds(*values: float) -> tuple[Threshold, ...]:
 
 
 DYNAMIC_RULES: dict[str, DynamicRule] = {
-    "first-block": DynamicRule(Threshold, FirstBlockCache, _thresholds(0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6)),
-    "teacache": DynamicRule(Threshold, TeaCache, _thresholds(0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0)),
+    "first-block": DynamicRule(Threshold, FirstBlockCache, _thresholds(0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2)),
+    "teacache": DynamicRule(Threshold, TeaCache, _thresholds(0.03, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3)),
 }

@@ -25,7 +25,7 @@ class Rule(Generic[Settings]):
 
 
 _INTERVALS = (2, 3, 4, 5)
-_ALPHAS = (0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+_ALPHAS = (0.05, 0.075, 0.1, 0.12, 0.14, 0.16, 0.18, 0.2, 0.25, 0.3, 0.5, 1.0)
 _REMOVED = (0.2, 0.4, 0.6, 0.8, 1.0)
 _ONE_SIDED = tuple(removal.OneSidedRemoval(removed=share) for share in _REMOVED)
 
