@@ -9,9 +9,9 @@ from PIL import Image
 from torch import Tensor
 
 from l2c_ray.caching.executor import ScheduleExecutor
-from l2c_ray.errors import InvalidInputError
+from l2c_ray.errors import InvalidInputError, SamplingError
 from l2c_ray.models.base import CacheableTransformer
-from l2c_ray.sampling.loop import full_run, noise_from_seeds, sample_images
+from l2c_ray.sampling.loop import BranchOfStep, full_run, noise_from_seeds, sample_images
 from l2c_ray.sampling.solver import Solver
 from l2c_ray.schedule import Guidance, Schedule
 
@@ -36,6 +36,7 @@ class Pipeline:
         Raises:
             ScheduleError: the schedule was made for another model or sampler.
             InvalidInputError: a label is not a class of the model.
+            SamplingError: the images are not finite.
             ValueError: there are no labels, or not as many seeds.
         """
         if not labels or len(labels) != len(seeds):
@@ -48,18 +49,28 @@ class Pipeline:
                 )
         if schedule:
             schedule.require(self.model.identity(), self.solver.identity(self.guidance))
-        chunks = [
-            self._generate_chunk(labels[start : start + batch_size], seeds[start : start + batch_size], schedule)
-            for start in range(0, len(labels), batch_size)
-        ]
-        return torch.cat(chunks)
+        batches = []
+        for start in range(0, len(labels), batch_size):
+            part = slice(start, start + batch_size)
+            branches = ScheduleExecutor(schedule.table) if schedule else full_run
+            batches.append(self.generate_batch(labels[part], seeds[part], branches))
+        return torch.cat(batches)
 
-    def _generate_chunk(self, labels: Sequence[int], seeds: Sequence[int], schedule: Schedule | None) -> Tensor:
+    def generate_batch(self, labels: Sequence[int], seeds: Sequence[int], branch_of_step: BranchOfStep) -> Tensor:
+        """As `generate`, unchecked: one batch with whatever runs the units, for instance a dynamic executor.
+
+        Raises:
+            SamplingError: the images are not finite.
+        """
         device = next(self.model.parameters()).device
         noise = noise_from_seeds(seeds, self.model.image_shape).to(device)
-        branches = ScheduleExecutor(schedule.table) if schedule else full_run
         wanted = torch.tensor(labels, device=device)
-        return sample_images(self.model, self.solver, noise, wanted, self.guidance, branches).cpu()
+        images = sample_images(self.model, self.solver, noise, wanted, self.guidance, branch_of_step).cpu()
+        if not images.isfinite().all():
+            raise SamplingError(
+                self.model.name, "its images are not finite", "check its weights and the guidance scale"
+            )
+        return images
 
 
 def to_pixels(images: Tensor) -> Tensor:

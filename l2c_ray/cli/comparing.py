@@ -1,47 +1,105 @@
 """Runs the frontier protocol in this process and tells what comes of it."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import typer
-from torch import Tensor
 
 from l2c_ray.caching.pipeline import Pipeline
-from l2c_ray.cli.output import console, frontier_table, progress_display
+from l2c_ray.cli.inputs import find_schedule
+from l2c_ray.cli.output import console, frontier_table, notes, progress_display
 from l2c_ray.data import digits
-from l2c_ray.evaluation.frontier import Candidate, Sampler, measure, standard_candidates
-from l2c_ray.evaluation.plots import plot_frontier
+from l2c_ray.errors import InvalidInputError
+from l2c_ray.evaluation.candidates import NamedSettings, chosen_rules, every_rule, frontier_candidates
+from l2c_ray.evaluation.frontier import PROTOCOL, Measurement, Sampler, measure
+from l2c_ray.evaluation.plots import plot_frontier, plot_frontier_over_time, plot_schedule
+from l2c_ray.evaluation.shipped import shipped_schedules
 from l2c_ray.schedule import Schedule
 from l2c_ray.storage.files import make_writable, write_bytes, write_text
 
-_BATCH_SIZE = 64
+_LEAST_CHUNK, _MOST_CHUNK = 8, 64
+_CHUNKS = 8
+"""Wanted of each candidate, where there are images enough: the median of their times bears a machine that is busy."""
 
 
 def compare_and_report(
-    pipeline: Pipeline, schedules: Mapping[str, Schedule], images: int, out: Path | None, as_json: bool
+    pipeline: Pipeline,
+    policies: Sequence[str],
+    schedules: Sequence[str],
+    images: int,
+    out: Path | None,
+    as_json: bool,
 ) -> None:
-    """Measures the schedules and the rules to beat; prints a table or JSON, and writes both and a plot to `out`."""
+    """Measures the schedules and the rules to beat; prints a table or JSON, and writes all there is to see to `out`.
+
+    Args:
+        policies: as `chosen_rules` reads them; every rule where there are none.
+        schedules: files, folders and aliases; the schedules that ship in the package where there are none.
+    """
+    rules = chosen_rules(policies or every_rule())
+    chosen = _find_all(schedules, pipeline) if schedules else shipped_schedules(pipeline)
     if out:
         make_writable(out)
-    candidates = standard_candidates(pipeline, schedules)
-    sampler = Sampler(pipeline.model, pipeline.solver.name, pipeline.guidance, _BATCH_SIZE)
-    with progress_display("comparing", len(candidates)) as display:
-        done = 0
-
-        def sample(candidate: Candidate, labels: Sequence[int], seeds: Sequence[int]) -> tuple[Tensor, float]:
-            nonlocal done
-            made = sampler(candidate, labels, seeds)
-            done += 1
-            display.update(done, candidate.name)
-            return made
-
-        measurements = measure(candidates, sample, images, pipeline.model.num_classes, digits.load().images)
-    rows = json.dumps([measurement.as_dict() for measurement in measurements], indent=1)
+    measurements = _measure(pipeline, chosen, rules, images)
+    report = json.dumps(_as_dict(pipeline, images, measurements), indent=1)
     if as_json:
-        typer.echo(rows)
+        typer.echo(report)
     else:
         console.print(frontier_table(measurements))
     if out:
-        write_text(out / "frontier.json", rows + "\n")
+        write_text(out / "frontier.json", report + "\n")
         write_bytes(out / "frontier.png", plot_frontier(measurements))
+        write_bytes(out / "frontier-time.png", plot_frontier_over_time(measurements))
+        for name, schedule in chosen.items():
+            # Two files may have one name; the hash tells them apart.
+            path = out / "schedules" / f"{Path(name).stem}-{schedule.sha256[:8]}.json"
+            write_text(path, schedule.to_json())
+            write_bytes(path.with_suffix(".png"), plot_schedule(schedule))
+
+
+def _find_all(given: Sequence[str], pipeline: Pipeline) -> dict[str, Schedule]:
+    """The schedules that the names stand for, by file or alias; a folder stands for every schedule in it."""
+    names: list[str] = []
+    for name in given:
+        if not Path(name).is_dir():
+            names.append(name)
+            continue
+        in_folder = [str(file) for file in sorted(Path(name).glob("*.json"))]
+        if not in_folder:
+            raise InvalidInputError(name, "has no schedule in it", "name a folder of schedules, *.json")
+        names += in_folder
+    return {name: find_schedule(name, pipeline) for name in names}
+
+
+def _measure(
+    pipeline: Pipeline, schedules: dict[str, Schedule], rules: Sequence[NamedSettings], images: int
+) -> list[Measurement]:
+    notes.print("making the rules' schedules")
+    candidates = frontier_candidates(pipeline, schedules, rules)
+    model = pipeline.model
+    chunk = max(_LEAST_CHUNK, min(_MOST_CHUNK, images // _CHUNKS))
+    sampler = Sampler(model, pipeline.solver.name, pipeline.guidance, chunk)
+    real = digits.load().images if model.image_shape == digits.IMAGE_SHAPE else None
+    with progress_display("comparing", images * len(candidates)) as display:
+        done = 0
+
+        def on_images(name: str, made: int) -> None:
+            nonlocal done
+            done += made
+            display.update(done, name)
+
+        return measure(candidates, sampler, images, model.num_classes, real, chunk, on_images)
+
+
+def _as_dict(pipeline: Pipeline, images: int, measurements: Sequence[Measurement]) -> dict[str, Any]:
+    solver, guidance = pipeline.solver, pipeline.guidance
+    return {
+        "protocol": PROTOCOL,
+        "images": images,
+        "model": pipeline.model.name,
+        "sampler": {"name": solver.name, "steps": solver.steps},
+        "guidance": guidance.model_dump(),
+        "rows": [measurement.as_dict() for measurement in measurements],
+    }

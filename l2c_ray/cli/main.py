@@ -105,11 +105,22 @@ def generate(
 @app.command()
 def compare(
     model: ModelArgument,
+    policies: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:KEY=VALUE,...]",
+            help="Rule to compare with, over its curve unless settings are given; may be repeated. All by default.",
+        ),
+    ] = None,
     schedules: Annotated[
-        list[str] | None, typer.Option("--schedule", metavar="FILE|ALIAS", help="Schedule to compare; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            metavar="FILE|ALIAS|FOLDER",
+            help="Schedules to compare; may be repeated. Those of the package by default.",
+        ),
     ] = None,
     images: Annotated[int, typer.Option(min=2, help="Images of the frontier protocol.")] = 512,
-    out: Annotated[Path | None, typer.Option(help="Folder for frontier.json and frontier.png.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the table as JSON, the plots and heatmaps.")] = None,
     checkpoint: CheckpointOption = None,
     sampler: SamplerOption = "ddim",
     steps: StepsOption = 20,
@@ -117,13 +128,12 @@ def compare(
     guidance_rule: GuidanceRuleOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run the frontier protocol: schedules against fewer steps and the fixed interval, on the same images."""
+    """Run the frontier protocol: schedules against fewer steps and every rule, on the same images."""
     from l2c_ray.cli.comparing import compare_and_report
-    from l2c_ray.cli.inputs import find_schedule, open_pipeline
+    from l2c_ray.cli.inputs import open_pipeline
 
     pipeline = open_pipeline(model, checkpoint, sampler, steps, guidance_scale, guidance_rule)
-    chosen = {name: find_schedule(name, pipeline) for name in schedules or ()}
-    compare_and_report(pipeline, chosen, images, out, as_json)
+    compare_and_report(pipeline, policies or (), schedules or (), images, out, as_json)
 
 
 @schedule_app.command("show")

@@ -4,8 +4,10 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import zip_longest
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -57,22 +59,33 @@ def progress_display(title: str, total: int) -> Iterator[ProgressDisplay]:
 
 
 def frontier_table(measurements: list[Measurement]) -> Table:
-    """One row for each candidate, the full run first."""
-    table = Table(title="frontier protocol: error to the full run at each share of its compute")
-    table.add_column("")
-    for heading in ("compute share", "speed-up", "error (MSE)", "PSNR", "Fréchet to full", "Fréchet to real"):
-        table.add_column(heading, justify="right")
-    for row in measurements:
+    """One row for each candidate in the order given, a line between curves."""
+    title = (
+        "frontier protocol: error to the full run, Fréchet and kernel distance (FD, KD), at each share of its compute"
+    )
+    table = Table(title=title, box=box.SIMPLE_HEAD)
+    table.add_column("", overflow="fold")
+    for heading in ("share", "seconds", "speed-up", "MSE", "PSNR", "SSIM", "FD", "FD to real", "KD"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row, after in zip_longest(measurements, measurements[1:]):
         table.add_row(
             escape(row.name),
             f"{row.compute_share:.3f}",
+            f"{row.seconds:.2f}",
             f"{row.speedup:.2f}x",
             f"{row.mse:.2e}",
-            "-" if row.psnr is None else f"{row.psnr:.1f} dB",
-            f"{row.frechet_to_full:.3f}",
-            f"{row.frechet_to_real:.2f}",
+            _or_dash(row.psnr, ".1f"),
+            f"{row.ssim:.4f}",
+            _or_dash(row.frechet_to_full, ".3f"),
+            _or_dash(row.frechet_to_real, ".2f"),
+            _or_dash(row.kernel_to_full, ".3g"),
+            end_section=after is not None and after.curve != row.curve,
         )
     return table
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def versions_table(versions: list[RegisteredVersion]) -> Table:

@@ -21,8 +21,9 @@ from l2c_ray.distributed.sampling import ClusterSampler
 from l2c_ray.distributed.stopping import stops_on_sigterm
 from l2c_ray.distributed.trainer import train
 from l2c_ray.errors import LearningStoppedError, UnreachableError
+from l2c_ray.evaluation.candidates import standard_candidates
 from l2c_ray.evaluation.cost import make_schedule
-from l2c_ray.evaluation.frontier import Measurement, measure, standard_candidates
+from l2c_ray.evaluation.frontier import LEARNED, Measurement, measure
 from l2c_ray.evaluation.plots import plot_frontier, plot_schedule
 from l2c_ray.learning.learner import Progress, make_router
 from l2c_ray.learning.router import Router
@@ -36,7 +37,6 @@ from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Provenance, Schedule
 from l2c_ray.storage.files import home, make_writable
 
-LEARNED = "learned"
 HEATMAP_FILE = "heatmap.png"
 FRONTIER_FILE = "frontier.png"
 
@@ -214,7 +214,12 @@ def _measure(config: LearnConfig, pipeline: Pipeline, schedule: Schedule) -> lis
     cluster.wait_for_room(config.cluster)
     with ClusterSampler(config) as sample:
         return measure(
-            candidates, sample, config.evaluation.images, pipeline.model.num_classes, real=digits.load().images
+            candidates,
+            sample,
+            config.evaluation.images,
+            pipeline.model.num_classes,
+            real=digits.load().images,
+            chunk=config.evaluation.batch_size * config.cluster.workers,
         )
 
 

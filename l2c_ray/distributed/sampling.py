@@ -7,12 +7,11 @@ from typing import Any, cast
 import ray
 import torch
 from ray.exceptions import RayError
-from torch import Tensor
 
 from l2c_ray.config.learn import LearnConfig
 from l2c_ray.distributed.cluster import needs_of_a_worker
 from l2c_ray.errors import LearningError
-from l2c_ray.evaluation.frontier import Candidate, Sampler
+from l2c_ray.evaluation.frontier import Candidate, Sampled, Sampler
 from l2c_ray.models import zoo
 
 
@@ -34,7 +33,7 @@ class ClusterSampler:
         for actor in self._actors:
             ray.kill(actor)
 
-    def __call__(self, candidate: Candidate, labels: Sequence[int], seeds: Sequence[int]) -> tuple[Tensor, float]:
+    def __call__(self, candidate: Candidate, labels: Sequence[int], seeds: Sequence[int]) -> Sampled:
         """All images in their own order, and the seconds summed over the actors.
 
         Raises:
@@ -48,15 +47,15 @@ class ClusterSampler:
                 if len(labels) > rank
             ]
         )
-        images = torch.empty(len(labels), *shares[0][0].shape[1:])
-        for rank, (made, _) in enumerate(shares):
-            images[rank::count] = made
-        return images, sum(seconds for _, seconds in shares)
+        images = torch.empty(len(labels), *shares[0].images.shape[1:])
+        for rank, made in enumerate(shares):
+            images[rank::count] = made.images
+        return Sampled(images, sum(made.seconds for made in shares), candidate.compute_share)
 
 
-def _get(shares: list[Any]) -> list[tuple[Tensor, float]]:
+def _get(shares: list[Any]) -> list[Sampled]:
     try:
-        return cast(list[tuple[Tensor, float]], ray.get(shares))
+        return cast(list[Sampled], ray.get(shares))
     except RayError as error:
         reason = str(error).strip().splitlines()[-1]
         remedy = "raise cluster.max_failures or see the job's logs; the run's checkpoint has what was learned"
@@ -73,5 +72,5 @@ class _ShardSampler:
         model = zoo.load(config.model.name, checkpoint, device)
         self._sample = Sampler(model, config.sampler.name, config.sampler.guidance, config.evaluation.batch_size)
 
-    def sample(self, candidate: Candidate, labels: list[int], seeds: list[int]) -> tuple[Tensor, float]:
+    def sample(self, candidate: Candidate, labels: list[int], seeds: list[int]) -> Sampled:
         return self._sample(candidate, labels, seeds)

@@ -1,37 +1,46 @@
 """The frontier protocol: how any two ways of making the same images cheaper are compared.
 
 Image i has label i mod the number of classes and seed 10000 + i. Every candidate makes the same images; its error
-is measured against the full run's.
+is measured against the full run's. All of them take their turn on each chunk of images, so that memory does not grow
+with the number of images and a machine that slows down slows all alike.
 """
 
+import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from l2c_ray.caching.dynamic import DynamicExecutor
 from l2c_ray.caching.pipeline import Pipeline
-from l2c_ray.evaluation.cost import make_schedule
-from l2c_ray.evaluation.quality import frechet_distance, mean_squared_error, peak_signal_to_noise
+from l2c_ray.evaluation import classifier
+from l2c_ray.evaluation.cost import count_macs
+from l2c_ray.evaluation.quality import ErrorTally, frechet_distance, kernel_distance, peak_signal_to_noise
 from l2c_ray.models.base import CacheableTransformer
-from l2c_ray.policies.fixed_interval import fixed_interval
 from l2c_ray.sampling.solvers import make_solver
-from l2c_ray.schedule import Guidance, Provenance, Quality, Schedule
+from l2c_ray.schedule import Guidance, Quality, Schedule
 
 PROTOCOL = "frontier/1"
 FIRST_SEED = 10000
+LEARNED = "learned"
+"""The policy of a router's schedules, and their curve."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to make the images: a sampler with so many steps, under a schedule or computing everything."""
+    """One way to make the images: a sampler with so many steps, computing everything unless told what to reuse."""
 
     name: str
+    curve: str
+    """What it is a point of, for instance `fewer steps`."""
     steps: int
     schedule: Schedule | None
     compute_share: float
-    """Of the full run's multiply-accumulates."""
+    """Of the full run's multiply-accumulates; at most so much where an executor decides while it samples."""
+    executor: Callable[[], DynamicExecutor] | None = None
+    """Makes what decides about one batch, where there is no schedule."""
 
 
 @dataclass(frozen=True)
@@ -39,35 +48,47 @@ class Measurement:
     """What one candidate did on the protocol's images."""
 
     name: str
+    curve: str
     compute_share: float
     seconds: float
     """Sampling time of all images, summed over the processes that shared them."""
     speedup: float
-    """Seconds of the full run over these."""
+    """Seconds of the full run over these: the median over the chunks."""
     mse: float
     """To the full run's images, in [-1, 1]."""
     psnr: float | None
     """In dB, of that error; None where it is zero."""
-    frechet_to_full: float
-    frechet_to_real: float
+    ssim: float
+    """Structural similarity to the full run's images, at most 1."""
+    frechet_to_full: float | None
+    """This and the next two are None for images that the digit classifier cannot judge."""
+    frechet_to_real: float | None
+    kernel_to_full: float | None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     def quality(self, images: int) -> Quality:
         """What goes into a schedule's file: what does not depend on the machine's speed, to six digits."""
-        metrics = {
-            "mse": self.mse,
-            "psnr": self.psnr,
-            "frechet_to_full": self.frechet_to_full,
-            "frechet_to_real": self.frechet_to_real,
-        }
+        names = ("mse", "psnr", "ssim", "frechet_to_full", "frechet_to_real", "kernel_to_full")
+        metrics = {name: getattr(self, name) for name in names}
         rounded = {name: float(f"{value:.6g}") for name, value in metrics.items() if value is not None}
         return Quality(protocol=f"{PROTOCOL} images={images}", metrics=rounded)
 
 
-SampleImages = Callable[[Candidate, Sequence[int], Sequence[int]], tuple[Tensor, float]]
-"""(candidate, labels, seeds) -> (images [n, channels, height, width], seconds of sampling)."""
+class Sampled(NamedTuple):
+    """What a candidate made of one chunk."""
+
+    images: Tensor
+    """[n, channels, height, width], in about [-1, 1]."""
+    seconds: float
+    """Of sampling."""
+    compute_share: float
+    """Of the full run's multiply-accumulates."""
+
+
+SampleImages = Callable[[Candidate, Sequence[int], Sequence[int]], Sampled]
+"""(candidate, labels, seeds) -> the images of these labels and seeds, and what they cost."""
 
 
 class Sampler:
@@ -78,68 +99,90 @@ class Sampler:
         self._sampler = sampler
         self._guidance = guidance
         self._batch_size = batch_size
+        self._macs = count_macs(model).with_attention
         # The first run of a process is slow for reasons that are no candidate's.
-        self(Candidate("warm-up", 2, None, 1.0), [0] * batch_size, range(batch_size))
+        self(Candidate("warm-up", "warm-up", 2, None, 1.0), [0] * batch_size, range(batch_size))
 
-    def __call__(self, candidate: Candidate, labels: Sequence[int], seeds: Sequence[int]) -> tuple[Tensor, float]:
-        """As `SampleImages`."""
+    def __call__(self, candidate: Candidate, labels: Sequence[int], seeds: Sequence[int]) -> Sampled:
+        """As `SampleImages`; an executor decides about all these images at once."""
         solver = make_solver(self._sampler, candidate.steps, self._model)
         pipeline = Pipeline(self._model, solver, self._guidance)
         start = time.perf_counter()
-        images = pipeline.generate(labels, seeds, candidate.schedule, self._batch_size)
-        return images, time.perf_counter() - start
-
-
-def standard_candidates(pipeline: Pipeline, schedules: Mapping[str, Schedule]) -> list[Candidate]:
-    """The full run, the schedules by name, and the rules to beat: fewer steps at each one's compute, fixed interval."""
-    steps, sampler = pipeline.solver.steps, pipeline.solver.name
-    mine = [_scheduled(name, schedule) for name, schedule in schedules.items()]
-    bought = sorted({max(1, int(candidate.compute_share * steps + 1e-9)) for candidate in mine}, reverse=True)
-    fewer = [Candidate(f"{sampler}, {fewer} steps", fewer, None, fewer / steps) for fewer in bought]
-    return [Candidate("full", steps, None, 1.0), *mine, *fewer, _fixed_interval(pipeline, interval=2)]
-
-
-def _scheduled(name: str, schedule: Schedule) -> Candidate:
-    return Candidate(name, schedule.sampler.steps, schedule, schedule.compute_share)
-
-
-def _fixed_interval(pipeline: Pipeline, interval: int) -> Candidate:
-    """Everything at every `interval`-th step, nothing in between (FORA)."""
-    table = fixed_interval(pipeline.solver.steps, len(pipeline.model.units), interval)
-    provenance = Provenance(policy="fixed-interval", settings={"interval": interval})
-    return _scheduled(f"fixed interval {interval}", make_schedule(pipeline, table, provenance))
+        if candidate.executor is None:
+            images = pipeline.generate(labels, seeds, candidate.schedule, self._batch_size)
+            return Sampled(images, time.perf_counter() - start, candidate.compute_share)
+        executor = candidate.executor()
+        images = pipeline.generate_batch(labels, seeds, executor)
+        seconds = time.perf_counter() - start
+        computed = tuple(tuple(row) for row in executor.computed)
+        return Sampled(images, seconds, self._macs.of(computed).share)
 
 
 def measure(
-    candidates: Sequence[Candidate], sample: SampleImages, images: int, num_classes: int, real: Tensor
+    candidates: Sequence[Candidate],
+    sample: SampleImages,
+    images: int,
+    num_classes: int,
+    real: Tensor | None,
+    chunk: int,
+    on_images: Callable[[str, int], None] = lambda name, images: None,
 ) -> list[Measurement]:
     """Runs every candidate on the same images; the first must be the full run that the others are compared with.
 
     Args:
-        images: how many.
-        real: real images [n, channels, height, width] for the Fréchet distance.
+        images: how many, at least 2.
+        real: real digits [n, 1, 8, 8] for the distances of sets; None where the model draws something else.
+        chunk: images that each candidate makes before it is the next one's turn.
+        on_images: called with the candidate's name and the number of images, whenever some were made.
     """
-    labels = [index % num_classes for index in range(images)]
-    seeds = range(FIRST_SEED, FIRST_SEED + images)
-    reference, full_seconds = sample(candidates[0], labels, seeds)
-    measurements = [_measurement(candidates[0], reference, reference, full_seconds, full_seconds, real)]
-    for candidate in candidates[1:]:
-        made, seconds = sample(candidate, labels, seeds)
-        measurements.append(_measurement(candidate, made, reference, seconds, full_seconds, real))
-    return measurements
+    judge = None if real is None else classifier.load()
+    tallies = [_Tally(candidate, ErrorTally(judge)) for candidate in candidates]
+    for start in range(0, images, chunk):
+        numbers = range(start, min(start + chunk, images))
+        labels = [number % num_classes for number in numbers]
+        seeds = [FIRST_SEED + number for number in numbers]
+        reference = sample(candidates[0], labels, seeds)
+        for tally in tallies:
+            made = sample(tally.candidate, labels, seeds) if tally is not tallies[0] else reference
+            tally.add(made, reference.images)
+            on_images(tally.candidate.name, len(numbers))
+    real_features = judge(real) if judge and real is not None else None
+    return [tally.measurement(tallies[0], real_features) for tally in tallies]
 
 
-def _measurement(
-    candidate: Candidate, images: Tensor, reference: Tensor, seconds: float, full_seconds: float, real: Tensor
-) -> Measurement:
-    error = mean_squared_error(images, reference)
-    return Measurement(
-        name=candidate.name,
-        compute_share=candidate.compute_share,
-        seconds=seconds,
-        speedup=full_seconds / seconds,
-        mse=error,
-        psnr=peak_signal_to_noise(error),
-        frechet_to_full=frechet_distance(images, reference),
-        frechet_to_real=frechet_distance(images, real),
-    )
+class _Tally:
+    """One candidate's results so far."""
+
+    def __init__(self, candidate: Candidate, errors: ErrorTally) -> None:
+        self.candidate = candidate
+        self._errors = errors
+        self._seconds: list[float] = []
+        """Of each chunk."""
+        self._shares: list[tuple[float, int]] = []
+        """Of each chunk, with its images."""
+
+    def add(self, made: Sampled, reference: Tensor) -> None:
+        self._errors.add(made.images, reference)
+        self._seconds.append(made.seconds)
+        self._shares.append((made.compute_share, len(made.images)))
+
+    def measurement(self, full: "_Tally", real_features: Tensor | None) -> Measurement:
+        errors, features, full_features = self._errors, self._errors.features, full._errors.features
+        to_full, to_real, kernel = None, None, None
+        if features is not None and full_features is not None and real_features is not None:
+            to_full, to_real = (frechet_distance(features, other) for other in (full_features, real_features))
+            kernel = kernel_distance(features, full_features)
+        ratios = [there / here for there, here in zip(full._seconds, self._seconds, strict=True)]
+        return Measurement(
+            name=self.candidate.name,
+            curve=self.candidate.curve,
+            compute_share=sum(share * images for share, images in self._shares) / sum(n for _, n in self._shares),
+            seconds=sum(self._seconds),
+            speedup=statistics.median(ratios),
+            mse=errors.mse,
+            psnr=peak_signal_to_noise(errors.mse),
+            ssim=errors.ssim,
+            frechet_to_full=to_full,
+            frechet_to_real=to_real,
+            kernel_to_full=kernel,
+        )

@@ -155,7 +155,7 @@ def _card(folder: Path, config: PretrainingConfig, loss: float, command: str) ->
         right=right,
         samples=SAMPLES,
         sampling=f"{STEPS} steps of {sampler} at guidance {GUIDANCE.scale}, seeds 0..{SAMPLES - 1}",
-        frechet=frechet_distance(images, real.images),
-        floor=frechet_distance(real.images[::2], real.images[1::2]),
+        frechet=frechet_distance(judge(images), judge(real.images)),
+        floor=frechet_distance(judge(real.images[::2]), judge(real.images[1::2])),
         megabytes=(folder / WEIGHTS).stat().st_size / 1e6,
     )

@@ -1,14 +1,16 @@
 """Pictures of schedules, frontiers and images, as PNG bytes. People look before they read."""
 
 import io
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from itertools import cycle
 
 import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from l2c_ray.caching.pipeline import to_pixels
-from l2c_ray.evaluation.frontier import Measurement
+from l2c_ray.evaluation.frontier import LEARNED, Measurement
 from l2c_ray.schedule import Schedule
 
 
@@ -34,25 +36,47 @@ def plot_schedule(schedule: Schedule, scores: Tensor | None = None) -> bytes:
 
 
 def plot_frontier(measurements: Sequence[Measurement]) -> bytes:
-    """Error over compute share, on a logarithmic axis; the full run, whose error is zero, is left out."""
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
+    """Error over compute share; `_plot_curves` says how."""
+    return _plot_curves(
+        measurements,
+        lambda measurement: measurement.compute_share,
+        "compute share (multiply-accumulates, full run = 1)",
+    )
+
+
+def plot_frontier_over_time(measurements: Sequence[Measurement]) -> bytes:
+    """Error over the measured share of the full run's time; `_plot_curves` says how."""
+    return _plot_curves(measurements, lambda measurement: 1 / measurement.speedup, "measured time share (full run = 1)")
+
+
+def _plot_curves(measurements: Sequence[Measurement], position: Callable[[Measurement], float], label: str) -> bytes:
+    """One line a curve, on a logarithmic axis; what has no error, as the full run, is left out. Learned ones stand out.
+
+    Args:
+        position: the place on the horizontal axis that `label` names.
+    """
+    curves: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
     for measurement in measurements:
         if measurement.mse > 0:
-            axes.scatter(measurement.compute_share, measurement.mse, s=60)
-            axes.annotate(
-                measurement.name,
-                (measurement.compute_share, measurement.mse),
-                textcoords="offset points",
-                xytext=(8, 4),
-                fontsize=9,
-            )
+            curves[measurement.curve].append((position(measurement), measurement.mse))
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    # Different lengths, so that a marker comes back in another colour.
+    others = zip(cycle("osD^vP"), cycle(f"C{number}" for number in range(10)))
+    for curve, points in curves.items():
+        (line,) = axes.plot(*zip(*sorted(points), strict=True), label=curve, linewidth=1.2, markersize=5)
+        if curve == LEARNED:
+            line.set(marker="*", color="black", linewidth=2.5, markersize=13, zorder=3)
+        else:
+            marker, colour = next(others)
+            line.set(marker=marker, color=colour)
     axes.set_yscale("log")
-    axes.margins(y=0.2)
-    axes.set_xlim(0, 1)
-    axes.set_xlabel("compute share (multiply-accumulates, full run = 1)")
+    axes.set_xlim(left=0)
+    axes.set_xlabel(label)
     axes.set_ylabel("mean squared error to the full run")
-    axes.grid(visible=True, which="both", alpha=0.3)
+    axes.grid(visible=True, which="both", alpha=0.25)
+    if curves:
+        figure.legend(loc="outside right center", fontsize=9)
     return _png(figure)
 
 

@@ -1,18 +1,57 @@
-"""How far images are from the full run's, and how far both are from real ones."""
+"""How far images are from the full run's, pixel by pixel and as a set, and how far both are from real ones."""
 
 import math
+import warnings
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torchmetrics.image import StructuralSimilarityIndexMeasure
 from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
 
-from l2c_ray.evaluation import classifier
+from l2c_ray.evaluation.classifier import DigitClassifier
 
 _PEAK_TO_PEAK = 2.0
+_SSIM_SIGMA = 0.5
+_KERNEL_SUBSETS = 100
+_LARGEST_SUBSET = 128
+_KERNEL_SEED = 0
 
 
-def mean_squared_error(images: Tensor, reference: Tensor) -> float:
-    """Over all pixels of images of the same seeds, both in [-1, 1]."""
-    return (images.double() - reference.double()).square().mean().item()
+class ErrorTally:
+    """What is kept of one candidate's images, chunk by chunk: two sums, and the features of each image if wanted."""
+
+    def __init__(self, judge: DigitClassifier | None) -> None:
+        self._judge = judge
+        self._images = 0
+        self._values = 0
+        self._squared_error = 0.0
+        self._similarity = 0.0
+        self._features: list[Tensor] = []
+
+    def add(self, images: Tensor, reference: Tensor) -> None:
+        """Counts `images` in, with the full run's of the same seeds; both [n, channels, height, width] in [-1, 1]."""
+        self._images += len(images)
+        self._values += images.numel()
+        self._squared_error += (images.double() - reference.double()).square().sum().item()
+        self._similarity += structural_similarity(images, reference) * len(images)
+        if self._judge:
+            self._features.append(self._judge(images))
+
+    @property
+    def mse(self) -> float:
+        """Mean squared error over all pixels."""
+        return self._squared_error / self._values
+
+    @property
+    def ssim(self) -> float:
+        """Structural similarity, the mean over the images; 1 where they are equal."""
+        return self._similarity / self._images
+
+    @property
+    def features(self) -> Tensor | None:
+        """[images, 64] in the classifier's last hidden layer; None where there is no classifier for such images."""
+        return torch.cat(self._features) if self._features else None
 
 
 def peak_signal_to_noise(error: float) -> float | None:
@@ -20,11 +59,53 @@ def peak_signal_to_noise(error: float) -> float | None:
     return 10 * math.log10(_PEAK_TO_PEAK**2 / error) if error else None
 
 
-def frechet_distance(images: Tensor, reference: Tensor) -> float:
-    """Fréchet distance (arXiv 1706.08500) of two sets of digits [n, 1, 8, 8] in the digit classifier's features."""
-    metric = FrechetInceptionDistance(feature=classifier.load(), normalize=True)
+def structural_similarity(images: Tensor, reference: Tensor) -> float:
+    """SSIM (Wang et al., 2004) of two batches [n, channels, height, width] in [-1, 1], the mean over the images.
+
+    The window is a Gaussian of sigma 0.5 on 5x5 pixels: the usual one, of sigma 1.5 on 11x11, does not fit in an image
+    of 8x8. Figures are to be compared with others of this window alone.
+    """
+    metric = StructuralSimilarityIndexMeasure(sigma=_SSIM_SIGMA, data_range=_PEAK_TO_PEAK)
+    return float(metric(images, reference))
+
+
+def frechet_distance(features: Tensor, reference: Tensor) -> float:
+    """Fréchet distance (arXiv 1706.08500) of two sets of images by their features, [n, 64] and [m, 64]."""
+    metric = FrechetInceptionDistance(feature=_AsTheyAre())
     metric.update(reference, real=True)
-    metric.update(images, real=False)
+    metric.update(features, real=False)
     distance = float(metric.compute())
     # Rounding can take the distance of a set to itself below zero; what is not a number stays none.
     return 0.0 if distance < 0 else distance
+
+
+def kernel_distance(features: Tensor, reference: Tensor) -> float:
+    """Kernel distance (KID, arXiv 1801.01401) of the images of a candidate to the full run's, by features [n, 64].
+
+    The mean over 100 pairs of random subsets, always the same ones, of 128 images (of half of them where there are
+    fewer than 256). Images of one seed are all but equal, which takes the estimate below zero where both are drawn;
+    so the reference's own distance to itself is subtracted, and what equals the reference has distance 0.
+    """
+    return _kernel_estimate(features, reference) - _kernel_estimate(reference, reference)
+
+
+def _kernel_estimate(features: Tensor, reference: Tensor) -> float:
+    subset_size = max(2, min(_LARGEST_SUBSET, len(reference) // 2))
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        # It warns of the features that it keeps in memory: 64 numbers an image.
+        warnings.simplefilter("ignore", UserWarning)
+        torch.manual_seed(_KERNEL_SEED)
+        metric = KernelInceptionDistance(feature=_AsTheyAre(), subsets=_KERNEL_SUBSETS, subset_size=subset_size)
+        metric.update(reference, real=True)
+        metric.update(features, real=False)
+        mean, _ = metric.compute()
+    return float(mean)
+
+
+class _AsTheyAre(nn.Module):
+    """Stands where torchmetrics expects a network: features are made once, when the images are there."""
+
+    num_features = DigitClassifier.num_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features

@@ -1,0 +1,113 @@
+"""What the frontier protocol compares: the full run, schedules, the same sampler with fewer steps, and rules."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import cast
+
+from l2c_ray.caching.dynamic import DYNAMIC_RULES, Threshold
+from l2c_ray.caching.pipeline import Pipeline
+from l2c_ray.config.base import Section
+from l2c_ray.evaluation.cost import make_schedule
+from l2c_ray.evaluation.frontier import Candidate
+from l2c_ray.policies.fixed_interval import FixedInterval
+from l2c_ray.policies.rules import RULES, parse_rule, provenance, rule_of
+from l2c_ray.schedule import Schedule, Table
+
+_LEAST_SHARE, _MOST_SHARE = 0.2, 0.95
+_POINTS_OF_FEWER_STEPS = 8
+
+NamedSettings = tuple[str, Section]
+"""A rule's name, and settings of it."""
+
+
+def standard_candidates(pipeline: Pipeline, schedules: Mapping[str, Schedule]) -> list[Candidate]:
+    """The full run, the schedules by name, and the rules to beat: fewer steps at each one's compute, fixed interval."""
+    mine = [_scheduled(name, schedule) for name, schedule in schedules.items()]
+    fewer = _fewer_steps(pipeline, steps_at_the_compute_of(mine, pipeline))
+    return [_full(pipeline), *mine, *fewer, _of_rule(pipeline, "fixed-interval", FixedInterval(interval=2))]
+
+
+def frontier_candidates(
+    pipeline: Pipeline, schedules: Mapping[str, Schedule], rules: Iterable[NamedSettings]
+) -> list[Candidate]:
+    """The full run, the schedules by name, fewer steps over the whole curve and at each schedule's compute, the rules.
+
+    Of several settings of a rule that make the same table the first one stands for all. A calibrated rule samples its
+    calibration set here.
+    """
+    mine = [_scheduled(name, schedule) for name, schedule in schedules.items()]
+    fewer = {*steps_over_the_curve(pipeline), *steps_at_the_compute_of(mine, pipeline)}
+    ruled = (_of_rule(pipeline, name, settings) for name, settings in rules)
+    return [_full(pipeline), *mine, *_fewer_steps(pipeline, fewer), *_without_repetition(ruled)]
+
+
+def chosen_rules(policies: Sequence[str]) -> list[NamedSettings]:
+    """The rules that `policies` names, each as `NAME:key=value,...`, or as `NAME` for all settings of its curve.
+
+    Raises:
+        ConfigError: there is no such rule, or one of its settings is unknown, missing or out of range.
+    """
+    chosen: list[NamedSettings] = []
+    for text in policies:
+        name, _, given = text.partition(":")
+        chosen += [parse_rule(text)] if given else [(name, settings) for settings in rule_of(name).sweep]
+    return chosen
+
+
+def every_rule() -> tuple[str, ...]:
+    """The names of all rules, those that make schedules first."""
+    return (*RULES, *DYNAMIC_RULES)
+
+
+def steps_over_the_curve(pipeline: Pipeline) -> list[int]:
+    """Numbers of evaluations that make whole updates, about eight of them, between 0.2 and 0.95 of the pipeline's."""
+    steps, order = pipeline.solver.steps, pipeline.solver.order
+    whole = [count for count in range(order, steps, order) if _LEAST_SHARE <= count / steps <= _MOST_SHARE]
+    stride = max(1, round(len(whole) / _POINTS_OF_FEWER_STEPS))
+    return whole[::-1][::stride]
+
+
+def steps_at_the_compute_of(candidates: Sequence[Candidate], pipeline: Pipeline) -> list[int]:
+    """The most evaluations in whole updates that each candidate's compute buys, each number once, rising."""
+    steps, order = pipeline.solver.steps, pipeline.solver.order
+    # A share such as 12 / 20 may come out a little less than the number of steps it stands for.
+    bought = {int(candidate.compute_share * steps / order + 1e-9) * order for candidate in candidates}
+    return sorted({max(order, count) for count in bought})
+
+
+def _full(pipeline: Pipeline) -> Candidate:
+    return Candidate("full", "full", pipeline.solver.steps, None, 1.0)
+
+
+def _scheduled(name: str, schedule: Schedule) -> Candidate:
+    return Candidate(name, schedule.provenance.policy, schedule.sampler.steps, schedule, schedule.compute_share)
+
+
+def _fewer_steps(pipeline: Pipeline, counts: Iterable[int]) -> list[Candidate]:
+    solver = pipeline.solver
+    return [
+        Candidate(f"{solver.name}, {count} steps", "fewer steps", count, None, count / solver.steps)
+        for count in sorted(counts, reverse=True)
+    ]
+
+
+def _of_rule(pipeline: Pipeline, name: str, settings: Section) -> Candidate:
+    """Named as `chosen_rules` reads it; the first setting of a rule moves along its curve, the others make another."""
+    given = [f"{key}={value}" for key, value in settings.model_dump(exclude_defaults=True).items()]
+    full_name, curve = f"{name}:{','.join(given)}", " ".join([name, *given[1:]])
+    steps = pipeline.solver.steps
+    if name in DYNAMIC_RULES:
+        executor = partial(DYNAMIC_RULES[name].executor, pipeline.model.units, cast(Threshold, settings))
+        return Candidate(full_name, curve, steps, None, 1.0, executor)
+    table = RULES[name].make(pipeline, settings)
+    schedule = make_schedule(pipeline, table, provenance(name, settings))
+    return Candidate(full_name, curve, steps, schedule, schedule.compute_share)
+
+
+def _without_repetition(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Leaves out what has the table of an earlier point of its curve."""
+    kept: dict[tuple[str, Table | str], Candidate] = {}
+    for candidate in candidates:
+        table = candidate.schedule.table if candidate.schedule else candidate.name
+        kept.setdefault((candidate.curve, table), candidate)
+    return list(kept.values())
