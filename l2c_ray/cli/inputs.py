@@ -1,6 +1,5 @@
 """From what a user typed to the things it names."""
 
-import math
 from pathlib import Path
 
 from l2c_ray.caching.pipeline import Pipeline
@@ -10,7 +9,7 @@ from l2c_ray.models import zoo
 from l2c_ray.registry import tracking
 from l2c_ray.registry.versions import load_schedule, model_name, resolve
 from l2c_ray.sampling.solvers import make_solver
-from l2c_ray.schedule import Guidance, GuidanceRule, Schedule
+from l2c_ray.schedule import MOST_GUIDANCE, Guidance, GuidanceRule, Schedule
 from l2c_ray.storage.files import read_text
 
 
@@ -23,15 +22,22 @@ def open_pipeline(
     guidance_rule: GuidanceRule | None,
 ) -> Pipeline:
     """The model with the sampler it is run by; guidance is that of the model's authors unless given."""
-    guidance = zoo.entry_of(model, "MODEL").guidance
-    if guidance_scale is not None:
-        if not math.isfinite(guidance_scale):
-            raise InvalidInputError("--guidance-scale", f"{guidance_scale} is not finite", "take a number from 0 up")
-        guidance = Guidance(scale=guidance_scale, rule=guidance.rule)
-    if guidance_rule is not None:
-        guidance = Guidance(scale=guidance.scale, rule=guidance_rule)
+    guidance = guidance_of(model, "MODEL", guidance_scale, guidance_rule)
     loaded = zoo.load(model, checkpoint)
     return Pipeline(loaded, make_solver(sampler, steps, loaded), guidance)
+
+
+def guidance_of(model: str, key: str, scale: float | None, rule: GuidanceRule | None) -> Guidance:
+    """The guidance of the model's authors, in so far as no other is given; `key` is where the model was named."""
+    guidance = zoo.entry_of(model, key).guidance
+    if scale is not None:
+        if not 0 <= scale <= MOST_GUIDANCE:
+            problem, remedy = f"{scale} is out of range", f"take a number from 0 to {MOST_GUIDANCE:g}"
+            raise InvalidInputError("--guidance-scale", problem, remedy)
+        guidance = Guidance(scale=scale, rule=guidance.rule)
+    if rule is not None:
+        guidance = Guidance(scale=guidance.scale, rule=rule)
+    return guidance
 
 
 def find_schedule(given: str, pipeline: Pipeline) -> Schedule:

@@ -3,6 +3,7 @@
 Those functions are imported inside the commands, so that `--help` does not wait for torch and Ray.
 """
 
+import io
 import json
 import os
 import sys
@@ -14,29 +15,29 @@ from typing import Annotated
 
 import typer
 
+from l2c_ray.cli import schedules
+from l2c_ray.cli.options import (
+    CheckpointOption,
+    GuidanceOption,
+    GuidanceRuleOption,
+    JsonOption,
+    ModelArgument,
+    SamplerOption,
+    StepsOption,
+)
 from l2c_ray.errors import L2CError
-from l2c_ray.schedule import GuidanceRule
 
 app = typer.Typer(
     help="Learns, versions and applies caching schedules for diffusion transformers.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    # Usage errors are one line without it, as every other error is.
+    rich_markup_mode=None,
 )
-schedule_app = typer.Typer(help="Look at schedule files.", no_args_is_help=True)
 registry_app = typer.Typer(help="Look at registered schedules.", no_args_is_help=True)
-app.add_typer(schedule_app, name="schedule")
+app.add_typer(schedules.app, name="schedule")
 app.add_typer(registry_app, name="registry")
-
-ModelArgument = Annotated[str, typer.Argument(help="Name in the zoo, for instance digits-dit.")]
-CheckpointOption = Annotated[Path | None, typer.Option(help="Folder of other weights, in diffusers' layout.")]
-SamplerOption = Annotated[str, typer.Option(help="Sampler.")]
-StepsOption = Annotated[int, typer.Option(min=2, max=1000, help="Model evaluations of a full run.")]
-GuidanceOption = Annotated[
-    float | None, typer.Option(min=0, help="Classifier-free guidance scale; the model's own unless given.")
-]
-GuidanceRuleOption = Annotated[GuidanceRule | None, typer.Option(help="How guidance combines the evaluations.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -44,6 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Exit codes: 0 done, 2 bad input, 1 a failure at run time. The last line on stderr names what is wrong.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Not every terminal knows the characters of tables and masks.
+            stream.reconfigure(errors="replace")
     with errors_as_exit_codes():
         app(arguments)
 
@@ -134,23 +139,6 @@ def compare(
 
     pipeline = open_pipeline(model, checkpoint, sampler, steps, guidance_scale, guidance_rule)
     compare_and_report(pipeline, policies or (), schedules or (), images, out, as_json)
-
-
-@schedule_app.command("show")
-def show_schedule(
-    file: Annotated[Path, typer.Argument(help="Schedule file.")],
-    as_json: JsonOption = False,
-) -> None:
-    """Check a schedule file and say what it computes."""
-    from l2c_ray.cli.output import console, schedule_summary, schedule_table
-    from l2c_ray.schedule import Schedule
-    from l2c_ray.storage.files import read_text
-
-    schedule = Schedule.from_json(read_text(file), source=str(file))
-    if as_json:
-        typer.echo(json.dumps(schedule_summary(schedule), indent=1))
-    else:
-        console.print(schedule_table(schedule))
 
 
 @registry_app.command("list")

@@ -1,0 +1,18 @@
+"""Options that several commands take."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from l2c_ray.schedule import GuidanceRule
+
+ModelArgument = Annotated[str, typer.Argument(help="Name in the zoo, for instance digits-dit.")]
+CheckpointOption = Annotated[Path | None, typer.Option(help="Folder of other weights, in diffusers' layout.")]
+SamplerOption = Annotated[str, typer.Option(help="Sampler.")]
+StepsOption = Annotated[int, typer.Option(min=2, max=1000, help="Model evaluations of a full run.")]
+GuidanceOption = Annotated[
+    float | None, typer.Option(min=0, help="Classifier-free guidance scale; the model's own unless given.")
+]
+GuidanceRuleOption = Annotated[GuidanceRule | None, typer.Option(help="How guidance combines the evaluations.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]

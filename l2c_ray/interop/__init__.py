@@ -1,0 +1,1 @@
+"""Schedules in the file formats of other projects: read from them, and written for them."""

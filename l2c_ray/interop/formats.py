@@ -1,0 +1,42 @@
+"""Which formats of other projects can be read or written, and what a written one leaves out."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from l2c_ray.errors import StorageError
+from l2c_ray.schedule import Table
+
+ImportFormat = Literal["l2c-router", "smoothcache"]
+ExportFormat = Literal["smoothcache", "cache-dit"]
+
+
+@dataclass(frozen=True)
+class Export:
+    """A schedule as another project reads it."""
+
+    text: str
+    lost: tuple[str, ...]
+    """What the schedule says and the text does not, a line each."""
+
+
+def recognise(path: Path) -> ImportFormat:
+    """The format of a file by its first character, since no pickle begins as a JSON object does.
+
+    Raises:
+        StorageError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(1024)
+    except OSError as error:
+        raise StorageError(str(path), f"cannot be read ({error.strerror})", "check the path") from error
+    return "smoothcache" if start.lstrip().startswith(b"{") else "l2c-router"
+
+
+def dropped_forecast(table: Table) -> tuple[str, ...]:
+    """What is lost of a table's forecast in a format that has none."""
+    forecasts = sum(bool(coefficients) for row in table.forecast or () for coefficients in row)
+    if not forecasts:
+        return ()
+    return (f"the forecast of {forecasts} reused units: they take their last value as it is",)
