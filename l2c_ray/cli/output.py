@@ -136,7 +136,11 @@ def _units_summary(schedule: Schedule) -> dict[str, Any]:
         "removed": removed.total(),
         "removed_share_cache_steps": removed.total() / in_cache_steps if in_cache_steps else 0.0,
         "by_kind": {
-            kind: {"total": schedule.sampler.steps * kinds.count(kind), "removed": removed[kind]}
+            kind: {
+                "total": schedule.sampler.steps * kinds.count(kind),
+                "cache_steps": len(table.cache_steps) * kinds.count(kind),
+                "removed": removed[kind],
+            }
             for kind in dict.fromkeys(kinds)
         },
     }
@@ -150,8 +154,29 @@ def schedule_table(schedule: Schedule) -> Table:
     """The same for a person, with the mask drawn: a block where a unit is computed, a dot where it is reused."""
     table = Table(show_header=False)
     for key, value in schedule_summary(schedule).items():
-        lines = ", ".join(f"{name} {part}" for name, part in value.items()) if isinstance(value, dict) else str(value)
-        table.add_row(key, escape(lines))
+        if key == "units":
+            table.add_row("units computed", f"{value['total'] - value['removed']} of {value['total']}")
+            table.add_row("removed in cache steps", _removed(value))
+            for kind, of_kind in value["by_kind"].items():
+                table.add_row(escape(f"removed of kind {kind}"), _removed(of_kind))
+        elif key == "tmacs":
+            table.add_row("MACs of layers", _saving(value["layers"]))
+            table.add_row("MACs with attention", _saving(value["with_attention"]))
+        elif key == "predicted_speedup":
+            table.add_row("predicted speed-up", f"{value:.2f}x")
+        elif isinstance(value, dict):
+            table.add_row(key, escape(", ".join(f"{name} {part}" for name, part in value.items())))
+        else:
+            table.add_row(key, escape(str(value)))
     mask = "\n".join("".join("█" if bit else "·" for bit in row) for row in schedule.table.compute)
     table.add_row("mask (steps down, units across)", mask)
     return table
+
+
+def _removed(units: dict[str, Any]) -> str:
+    share = units["removed"] / units["cache_steps"] if units["cache_steps"] else 0.0
+    return f"{units['removed']} of {units['cache_steps']} ({share:.2%})"
+
+
+def _saving(tmacs: dict[str, float]) -> str:
+    return f"{tmacs['full']:.3g} T -> {tmacs['cached']:.3g} T"
