@@ -5,7 +5,6 @@ Those functions are imported inside the commands, so that `--help` does not wait
 
 import io
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,13 +14,15 @@ from typing import Annotated
 
 import typer
 
-from l2c_ray.cli import schedules
+from l2c_ray.cli import imagenet, schedules
+from l2c_ray.cli.loopback import keep_private_ray_on_loopback
 from l2c_ray.cli.options import (
     CheckpointOption,
     GuidanceOption,
     GuidanceRuleOption,
     JsonOption,
     ModelArgument,
+    OverridesOption,
     SamplerOption,
     StepsOption,
 )
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 registry_app = typer.Typer(help="Look at registered schedules.", no_args_is_help=True)
 app.add_typer(schedules.app, name="schedule")
+app.add_typer(imagenet.app, name="imagenet")
 app.add_typer(registry_app, name="registry")
 
 
@@ -67,16 +69,12 @@ def errors_as_exit_codes() -> Iterator[None]:
 @app.command()
 def learn(
     config: Annotated[Path, typer.Argument(help="TOML file, for instance jobs/configs/digits.toml.")],
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a config key.")
-    ] = None,
+    overrides: OverridesOption = None,
     out: Annotated[Path | None, typer.Option(help="File to write the schedule to, beside the registry.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Learn a schedule on the Ray cluster at $RAY_ADDRESS (or one started here), measure and register it."""
-    if os.environ.get("RAY_ADDRESS", "") in ("", "local"):
-        # Ray's own switch for binding to loopback alone, which it reads when it is imported.
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    keep_private_ray_on_loopback()
     from l2c_ray.cli.learning import learn_and_report
     from l2c_ray.config.learn import LearnConfig
 

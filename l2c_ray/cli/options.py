@@ -15,4 +15,5 @@ GuidanceOption = Annotated[
     float | None, typer.Option(min=0, help="Classifier-free guidance scale; the model's own unless given.")
 ]
 GuidanceRuleOption = Annotated[GuidanceRule | None, typer.Option(help="How guidance combines the evaluations.")]
+OverridesOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a config key.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]

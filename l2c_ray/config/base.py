@@ -11,8 +11,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from l2c_ray.errors import ConfigError
 
 
-def _absolute(folder: str) -> str:
-    """Workers run in folders of their own, where a relative path would be another."""
+def absolute(folder: str) -> str:
+    """The folder from the root on: workers run in folders of their own, where a relative path would be another."""
     if "://" in folder:
         raise ValueError("is an address, and only folders can be used")
     if "\0" in folder:
@@ -23,7 +23,7 @@ def _absolute(folder: str) -> str:
         raise ValueError(f"names no user's home ({error})") from error
 
 
-Folder = Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
+Folder = Annotated[str, Field(min_length=1), AfterValidator(absolute)]
 
 
 class Section(BaseModel):

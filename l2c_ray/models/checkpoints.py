@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler
@@ -75,6 +76,31 @@ def read_scheduler(folder: Path) -> DDIMScheduler:
                 str(folder / "scheduler"), f"{key} is {scheduler.config[key]}", f"give a model with {key} {wanted}"
             )
     return scheduler
+
+
+def read_module(kind: Any, folder: Path) -> Any:
+    """The diffusers model of class `kind` in a folder of its own, config.json beside one file of weights.
+
+    Raises:
+        CheckpointError: a file is missing, truncated, or holds other tensors than the model has.
+    """
+    for index in folder.glob("*.index.json"):
+        # Diffusers would read the files that it names, whatever they are.
+        raise CheckpointError(str(index), "names weights in several files", f"give them all in {WEIGHTS.name}")
+    try:
+        module, report = kind.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
+        )
+    except Exception as error:
+        # Diffusers lets whatever a broken config leads to through: TypeError, ZeroDivisionError and the like.
+        raise unloadable(folder, error) from error
+    for problem in ("missing_keys", "unexpected_keys"):
+        if report[problem]:
+            tensor = sorted(report[problem])[0]
+            raise CheckpointError(
+                str(folder), f"{problem.replace('_', ' ')}: {tensor}", "give the weights that belong to its config.json"
+            )
+    return module
 
 
 def unloadable(folder: Path, error: Exception) -> CheckpointError:

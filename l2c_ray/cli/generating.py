@@ -1,0 +1,63 @@
+"""Generates images in shards or judges them, and tells what comes of it."""
+
+import json
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import typer
+from rich.table import Table
+
+from l2c_ray.cli.output import ProgressDisplay, console, progress_display
+from l2c_ray.config.imagenet import GenerationConfig
+from l2c_ray.distributed.generation import generate
+from l2c_ray.evaluation.imagenet import inception
+from l2c_ray.evaluation.imagenet.reference import Reference
+from l2c_ray.evaluation.imagenet.scores import Judge, Scores
+from l2c_ray.evaluation.imagenet.shards import ImageShards
+from l2c_ray.storage.objects import open_store
+
+
+def generate_and_report(config: GenerationConfig, as_json: bool) -> None:
+    """Generates with progress on the way, then says what is where."""
+    with ExitStack() as stack:
+        display: list[ProgressDisplay] = []
+
+        def on_shard(done: int, total: int) -> None:
+            if not display:
+                display.append(stack.enter_context(progress_display("shards", total)))
+            display[0].update(done)
+
+        generated = generate(config, on_shard)
+    if as_json:
+        typer.echo(json.dumps(asdict(generated)))
+    else:
+        there = f"{generated.images} images in {generated.shards} shards at {generated.address}"
+        console.print(f"{there}, {generated.made_now} of them made now", soft_wrap=True)
+
+
+def evaluate_and_report(images: str, reference: Path, weights: Path, batch_size: int, as_json: bool) -> None:
+    """Judges with progress on the way, then prints the scores."""
+    generated, real = ImageShards(open_store(images)), Reference(reference)
+    network = inception.load(weights, "cuda" if torch.cuda.is_available() else "cpu")
+    with progress_display("looking at images", generated.images + real.images) as display:
+        scores = Judge(network, batch_size, display.update).scores(generated, real)
+    if as_json:
+        typer.echo(json.dumps(scores.as_dict()))
+    else:
+        console.print(_scores_table(scores))
+
+
+def _scores_table(scores: Scores) -> Table:
+    table = Table(title=f"{scores.images} images next to the reference batch", show_header=False)
+    rows = {
+        "FID": scores.fid,
+        "sFID": scores.sfid,
+        "Inception score": scores.inception_score,
+        "precision": scores.precision,
+        "recall": scores.recall,
+    }
+    for name, value in rows.items():
+        table.add_row(name, "-" if value is None else f"{value:.4g}")
+    return table

@@ -1,0 +1,96 @@
+"""Makes the images of one shard in this process: labels and seeds, the sampler, the autoencoder, pixels."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from l2c_ray.caching.pipeline import Pipeline, to_pixels
+from l2c_ray.config.imagenet import GenerationConfig, ShardSettings
+from l2c_ray.errors import ConfigError
+from l2c_ray.evaluation.cost import require_fit
+from l2c_ray.evaluation.imagenet import pictures
+from l2c_ray.evaluation.imagenet.shards import shard_images
+from l2c_ray.models import zoo
+from l2c_ray.models.vae import LatentDecoder
+from l2c_ray.sampling.solvers import make_solver
+from l2c_ray.schedule import Schedule
+from l2c_ray.storage.files import read_text
+
+_CHANNELS_OF_PIXELS = (1, 3)
+
+
+class ShardMaker:
+    """A model, its sampler, its autoencoder if it makes latents, and a schedule, all of which fit together."""
+
+    def __init__(self, config: GenerationConfig, device: str) -> None:
+        """Loads them.
+
+        Raises:
+            ConfigError: there is no such model or sampler, or the model and `model.vae` do not fit together.
+            CheckpointError: weights are missing or broken.
+            ScheduleError, StorageError: the schedule is broken or was made for something else.
+        """
+        checkpoint = Path(config.model.checkpoint) if config.model.checkpoint else None
+        model = zoo.load(config.model.name, checkpoint, device)
+        solver = make_solver(config.sampler.name, config.sampler.steps, model)
+        self._pipeline = Pipeline(model, solver, config.sampler.guidance)
+        self._decoder = LatentDecoder(Path(config.model.vae), device) if config.model.vae else None
+        _require_pixels(config.model.name, model.image_shape[0], self._decoder)
+        self._schedule = _read_schedule(config.images.schedule, self._pipeline)
+        self._batch_size = config.images.batch_size
+        self.settings = self._settings(config)
+        """What all shards have in common."""
+
+    def make(self, number: int) -> bytes:
+        """The .npz file of shard `number`; the same whenever and wherever it is made, to rounding."""
+        indices = shard_images(self.settings, number)
+        labels = [index % self._pipeline.model.num_classes for index in indices]
+        seeds = [self.settings.first_seed + index for index in indices]
+        batches = []
+        for start in range(0, len(indices), self._batch_size):
+            part = slice(start, start + self._batch_size)
+            batches.append(self._pixels(labels[part], seeds[part]))
+        return pictures.encode(torch.cat(batches).numpy(), np.array(labels))
+
+    def _pixels(self, labels: list[int], seeds: list[int]) -> Tensor:
+        """uint8 [n, height, width, channels]."""
+        images = self._pipeline.generate(labels, seeds, self._schedule, self._batch_size)
+        if self._decoder:
+            images = self._decoder.decode(images)
+        return to_pixels(images).permute(0, 2, 3, 1)
+
+    def _settings(self, config: GenerationConfig) -> ShardSettings:
+        solver = self._pipeline.solver
+        return ShardSettings(
+            images=config.images.count,
+            shard_size=config.images.shard_size,
+            first_seed=config.images.first_seed,
+            model=config.model.name,
+            weights_sha256=self._pipeline.model.weights_sha256,
+            vae_sha256=self._decoder.sha256 if self._decoder else None,
+            sampler=solver.name,
+            timesteps_sha256=hashlib.sha256(repr(solver.timesteps).encode()).hexdigest(),
+            steps=solver.steps,
+            guidance=str(self._pipeline.guidance),
+            schedule_sha256=self._schedule.sha256 if self._schedule else None,
+        )
+
+
+def _require_pixels(name: str, channels: int, decoder: LatentDecoder | None) -> None:
+    if decoder is None and channels not in _CHANNELS_OF_PIXELS:
+        problem = f"is missing, and {name} makes latents of {channels} channels"
+        raise ConfigError("model.vae", problem, "give the folder of its AutoencoderKL")
+    if decoder and decoder.channels != channels:
+        problem = f"decodes latents of {decoder.channels} channels, and {name} makes {channels}"
+        raise ConfigError("model.vae", problem, f"give the autoencoder that {name} was trained on, or none")
+
+
+def _read_schedule(file: str | None, pipeline: Pipeline) -> Schedule | None:
+    if file is None:
+        return None
+    schedule = Schedule.from_json(read_text(Path(file)), source=file)
+    require_fit(schedule, pipeline)
+    return schedule

@@ -1,0 +1,104 @@
+"""Many images in a store, a shard of them an object: shard k holds the images k x size up to (k + 1) x size."""
+
+import json
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from l2c_ray.config.imagenet import ShardSettings
+from l2c_ray.errors import ConfigError, StorageError
+from l2c_ray.evaluation.imagenet import pictures
+from l2c_ray.storage.archives import Archive
+from l2c_ray.storage.objects import ObjectStore
+
+SETTINGS = "settings.json"
+
+
+def shard_name(number: int) -> str:
+    """Of the object; the names' order is that of the images."""
+    return f"images-{number:06}.npz"
+
+
+def shard_numbers(settings: ShardSettings) -> range:
+    return range(-(-settings.images // settings.shard_size))
+
+
+def shard_images(settings: ShardSettings, number: int) -> range:
+    """The images of a shard; the last shard may have fewer than the others."""
+    start = number * settings.shard_size
+    return range(start, min(start + settings.shard_size, settings.images))
+
+
+def read_settings(store: ObjectStore) -> ShardSettings:
+    """How the images of a store were made.
+
+    Raises:
+        StorageError: that object cannot be read or is not JSON.
+        ConfigError: it says something else than such an object does.
+    """
+    source = f"{store.address}/{SETTINGS}"
+    try:
+        values = json.loads(store.get(SETTINGS))
+    except (ValueError, RecursionError) as error:
+        raise StorageError(source, f"is not JSON ({error})", "give a place where images were generated") from error
+    return ShardSettings.parse(values, source)
+
+
+def claim(store: ObjectStore, settings: ShardSettings) -> list[int]:
+    """Makes the store one of images with these settings, and tells the numbers of the shards that it lacks.
+
+    Raises:
+        ConfigError: it has images that were made otherwise; names the first setting that differs.
+        StorageError, UnreachableError: the store cannot be read or written.
+    """
+    names = store.names()
+    if SETTINGS not in names:
+        store.put(SETTINGS, settings.model_dump_json(indent=1).encode())
+    there = read_settings(store)
+    for key in ShardSettings.model_fields:
+        found, wanted = getattr(there, key), getattr(settings, key)
+        if found != wanted:
+            remedy = "generate into another images.storage, or with the settings of what is there"
+            raise ConfigError(f"{key} in {store.address}/{SETTINGS}", f"is {found}, not {wanted}", remedy)
+    return _missing(settings, names)
+
+
+class ImageShards:
+    """All images of a store, read one shard at a time."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        """Looks whether all shards are there.
+
+        Raises:
+            StorageError: a shard or the settings are missing.
+        """
+        names = store.names()
+        if SETTINGS not in names:
+            problem = f"has no images: there is no {SETTINGS}"
+            raise StorageError(store.address, problem, "give a place where images were generated")
+        self.settings = read_settings(store)
+        missing = _missing(self.settings, names)
+        if missing:
+            problem = f"lacks {len(missing)} of {len(shard_numbers(self.settings))} shards"
+            raise StorageError(store.address, problem, "generate into it again, which makes those alone")
+        self.images = self.settings.images
+        self._store = store
+
+    def batches(self, size: int) -> Iterator[Tensor]:
+        """The images in order, up to `size` at a time: uint8 [n, 3, height, width].
+
+        Raises:
+            StorageError: a shard is damaged or has another number of images than it should.
+        """
+        for number in shard_numbers(self.settings):
+            name = shard_name(number)
+            source = f"{self._store.address}/{name}"
+            archive = Archive(self._store.get(name), source)
+            found, wanted = pictures.count(archive, source), len(shard_images(self.settings, number))
+            if found != wanted:
+                raise StorageError(source, f"has {found} images, not {wanted}", "remove it and generate again")
+            yield from pictures.batches(archive, size)
+
+
+def _missing(settings: ShardSettings, names: set[str]) -> list[int]:
+    return [number for number in shard_numbers(settings) if shard_name(number) not in names]
