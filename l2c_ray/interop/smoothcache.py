@@ -31,7 +31,7 @@ def read_table(path: Path, model: ModelIdentity, steps: int) -> Table:
     columns = _parsed(read_text(path), path)
     by_unit = _unit_keys(model)
     by_kind = [key.partition("-")[0] for key in by_unit]
-    keys = by_kind if set(columns) <= set(_KINDS.values()) else by_unit
+    keys = by_kind if set(columns) & set(_KINDS.values()) else by_unit
     for key in columns:
         if key not in keys:
             raise ScheduleError(f"{key} in {path}", f"is no unit of {model.name}", _REMEDY)
