@@ -11,7 +11,6 @@ from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.cli.inputs import find_schedule
 from l2c_ray.cli.output import console, frontier_table, notes, progress_display
 from l2c_ray.data import digits
-from l2c_ray.errors import InvalidInputError
 from l2c_ray.evaluation.candidates import NamedSettings, chosen_rules, every_rule, frontier_candidates
 from l2c_ray.evaluation.frontier import PROTOCOL, Measurement, Sampler, measure
 from l2c_ray.evaluation.plots import plot_frontier, plot_frontier_over_time, plot_schedule
@@ -61,16 +60,17 @@ def compare_and_report(
 
 def _find_all(given: Sequence[str], pipeline: Pipeline) -> dict[str, Schedule]:
     """The schedules that the names stand for, by file or alias; a folder stands for every schedule in it."""
-    names: list[str] = []
-    for name in given:
-        if not Path(name).is_dir():
-            names.append(name)
-            continue
-        in_folder = [str(file) for file in sorted(Path(name).glob("*.json"))]
-        if not in_folder:
-            raise InvalidInputError(name, "has no schedule in it", "name a folder of schedules, *.json")
-        names += in_folder
+    names = [name for folder_or_name in given for name in _in_folder(folder_or_name) or [folder_or_name]]
     return {name: find_schedule(name, pipeline) for name in names}
+
+
+def _in_folder(name: str) -> list[str]:
+    """The schedule files in the folder `name`; none if there are none or there is no such folder."""
+    try:
+        return [str(file) for file in sorted(Path(name).glob("*.json"))] if name else []
+    except OSError:
+        # Too long for the name of a folder.
+        return []
 
 
 def _measure(

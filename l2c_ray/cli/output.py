@@ -63,7 +63,7 @@ def frontier_table(measurements: list[Measurement]) -> Table:
     title = (
         "frontier protocol: error to the full run, Fréchet and kernel distance (FD, KD), at each share of its compute"
     )
-    table = Table(title=title, box=box.SIMPLE_HEAD)
+    table = Table(title=title, box=box.SIMPLE_HEAD, collapse_padding=True)
     table.add_column("", overflow="fold")
     for heading in ("share", "seconds", "speed-up", "MSE", "PSNR", "SSIM", "FD", "FD to real", "KD"):
         table.add_column(heading, justify="right", no_wrap=True)

@@ -105,7 +105,7 @@ def test_room_that_others_give_back_is_taken() -> None:
 def test_samplers_lost_more_often_than_allowed_are_a_typed_error() -> None:
     values = {"model": {"name": "digits-dit"}, "router": {"lambda": 0.1}, "training": {"iterations": 1}}
     limits = {"cluster": {"max_failures": 0}, "evaluation": {"batch_size": 1}}
-    full = Candidate("full", 2, None, 1.0)
+    full = Candidate("full", "full", 2, None, 1.0)
     with ClusterSampler(LearnConfig.parse(values | limits, source="test")) as sample:
         assert sample(full, [3], [7])[0].shape == (1, 1, 8, 8)
         (sampler,) = (each for each in psutil.Process().children(recursive=True) if "_ShardSampler" in each.name())

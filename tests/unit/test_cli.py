@@ -69,17 +69,6 @@ def test_generate_takes_a_schedule_from_a_file_or_by_its_alias(
         path.unlink()
 
 
-@pytest.mark.parametrize("name", ["half.json", "v1.2", "half"])
-def test_name_of_a_file_is_that_file(
-    l2c: L2C, half_file: Path, half: Schedule, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    monkeypatch.chdir(half_file.parent)
-    half_file.rename(name)
-    finished = l2c("compare", "digits-dit", "--schedule", name, "--images", 8, "--json", *FEW_STEPS)
-    assert finished.code == 0
-    assert [row["compute_share"] for row in json.loads(finished.out) if row["name"] == name] == [half.compute_share]
-
-
 @pytest.mark.parametrize("name", ["none.json", "./none", "folder/v1.2", "folder/"])
 def test_what_is_written_like_a_path_is_no_alias(refused: Refused, tmp_path: Path, name: str) -> None:
     line = refused("generate", "digits-dit", "--label", 3, "--out", tmp_path / "a.png", "--schedule", name)
@@ -94,16 +83,6 @@ def test_what_is_neither_file_nor_path_is_an_alias(
     monkeypatch.chdir(registry_home)
     line = refused("generate", "digits-dit", "--label", 3, "--out", "a.png", "--schedule", name)
     assert f"digits-dit-ddim-20@{name}: is not in the registry" in line
-
-
-def test_folder_named_like_an_alias_does_not_hide_it(
-    l2c: L2C, tmp_path: Path, registered: Schedule, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "champion").mkdir()
-    monkeypatch.chdir(tmp_path)
-    finished = l2c("compare", "digits-dit", "--schedule", "champion", "--images", 8, "--json", *FEW_STEPS)
-    assert finished.code == 0
-    assert registered.compute_share in [row["compute_share"] for row in json.loads(finished.out)]
 
 
 def test_schedule_whose_cost_is_not_the_model_s_is_refused(

@@ -6,8 +6,6 @@ from unit_factories import L2C, Refused, model_identity, small_schedule
 
 from l2c_ray.schedule import Provenance, Schedule
 
-FEW_STEPS = ("--steps", "4")
-
 
 def test_show_tells_what_a_schedule_computes(l2c: L2C, half_file: Path, half: Schedule) -> None:
     finished = l2c("schedule", "show", half_file)
@@ -66,27 +64,6 @@ def test_tampered_schedule_is_refused_in_one_line_naming_the_hash(refused: Refus
 
 def test_missing_schedule_is_refused_in_one_line_naming_it(refused: Refused, tmp_path: Path) -> None:
     assert str(tmp_path / "none.json") in refused("schedule", "show", tmp_path / "none.json")
-
-
-def test_compare_as_json_is_json(l2c: L2C) -> None:
-    finished = l2c("compare", "digits-dit", "--images", 8, "--json", *FEW_STEPS)
-    assert finished.code == 0
-    rows = json.loads(finished.out)
-    assert [row["name"] for row in rows] == ["full", "fixed interval 2"]
-    assert (rows[0]["mse"], rows[0]["compute_share"]) == (0, 1)
-    assert rows[1]["mse"] > 0
-    assert 0.5 < rows[1]["compute_share"] < 0.6
-
-
-def test_compare_measures_schedules_and_writes_a_plot(l2c: L2C, half_file: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "compared"
-    finished = l2c("compare", "digits-dit", "--schedule", half_file, "--images", 8, "--out", folder, *FEW_STEPS)
-    assert finished.code == 0
-    assert "fixed interval 2" in finished.out
-    rows = json.loads((folder / "frontier.json").read_text())
-    assert [row["name"] for row in rows] == ["full", str(half_file), "ddim, 2 steps", "fixed interval 2"]
-    assert rows[1]["mse"] == rows[3]["mse"]
-    assert (folder / "frontier.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_registry_list_as_json_is_json(l2c: L2C, registered: Schedule) -> None:

@@ -1,21 +1,29 @@
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from unit_factories import small_schedule, tiny_pipeline
+from unit_factories import GUIDANCE, small_schedule, tiny_pipeline
 
+from l2c_ray.caching.dynamic import FirstBlockCache, Threshold
 from l2c_ray.data import digits
 from l2c_ray.errors import CheckpointError, StorageError
 from l2c_ray.evaluation import classifier
 from l2c_ray.evaluation.classifier_training import train_and_write
-from l2c_ray.evaluation.cost import make_schedule
-from l2c_ray.evaluation.frontier import Candidate, Measurement, Sampler, measure, standard_candidates
-from l2c_ray.evaluation.plots import plot_frontier, plot_images, plot_schedule
-from l2c_ray.evaluation.quality import frechet_distance, mean_squared_error, peak_signal_to_noise
-from l2c_ray.policies.fixed_interval import fixed_interval_mask
-from l2c_ray.schedule import Cost, Provenance, Schedule
+from l2c_ray.evaluation.cost import count_macs, make_schedule
+from l2c_ray.evaluation.frontier import Candidate, Measurement, Sampled, Sampler, measure
+from l2c_ray.evaluation.plots import plot_frontier, plot_frontier_over_time, plot_images, plot_schedule
+from l2c_ray.evaluation.quality import (
+    ErrorTally,
+    frechet_distance,
+    kernel_distance,
+    peak_signal_to_noise,
+    structural_similarity,
+)
+from l2c_ray.policies.fixed_interval import fixed_interval
+from l2c_ray.schedule import Provenance
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -25,20 +33,38 @@ def real() -> Tensor:
     return digits.load().images
 
 
-def measurement(**values: float | None) -> Measurement:
+@pytest.fixture(scope="module")
+def features(real: Tensor) -> Tensor:
+    return classifier.load()(real)
+
+
+def damaged(images: Tensor, scale: float) -> Tensor:
+    return images + scale * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+
+
+def measurement(**values: Any) -> Measurement:
     defaults: dict[str, Any] = {"compute_share": 0.5, "seconds": 1.0, "speedup": 2.0, "mse": 1e-3, "psnr": 36.0}
-    defaults |= {"frechet_to_full": 0.1, "frechet_to_real": 1.0}
-    return Measurement(name="mine", **(defaults | values))
+    defaults |= {"ssim": 0.9, "frechet_to_full": 0.1, "frechet_to_real": 1.0, "kernel_to_full": 2.0}
+    return Measurement(**({"name": "mine", "curve": "learned"} | defaults | values))
 
 
-def costing(cached: int) -> Schedule:
-    return small_schedule(cost=Cost(count="layers+attention", full=1000, cached=cached))
+def test_errors_over_chunks_are_those_over_all_images(real: Tensor) -> None:
+    images, reference = damaged(real[:10], 0.1), real[:10]
+    tally = ErrorTally(classifier.load())
+    for part in (slice(0, 7), slice(7, 10)):
+        tally.add(images[part], reference[part])
+    assert tally.mse == pytest.approx((images - reference).square().mean().item(), rel=1e-5)
+    assert tally.ssim == pytest.approx(structural_similarity(images, reference), rel=1e-5)
+    assert tally.features is not None
+    assert torch.allclose(tally.features, classifier.load()(images), atol=1e-4)
 
 
-def test_mean_squared_error_is_over_all_pixels() -> None:
-    images = torch.tensor([[[[1.0, 0.0]]], [[[0.0, 0.5]]]])
-    assert mean_squared_error(images, torch.zeros(2, 1, 1, 2)) == pytest.approx((1 + 0.25) / 4)
-    assert mean_squared_error(images, images) == 0
+def test_images_that_nobody_can_judge_have_errors_and_no_features() -> None:
+    images = torch.zeros(2, 4, 16, 16)
+    tally = ErrorTally(None)
+    tally.add(images + 0.5, images)
+    assert tally.mse == pytest.approx(0.25)
+    assert tally.features is None
 
 
 def test_peak_signal_to_noise_of_a_range_of_2_has_no_value_without_error() -> None:
@@ -47,26 +73,42 @@ def test_peak_signal_to_noise_of_a_range_of_2_has_no_value_without_error() -> No
     assert peak_signal_to_noise(0.0) is None
 
 
-def test_frechet_distance_of_a_set_to_itself_in_any_order_is_nothing(real: Tensor) -> None:
-    images = real[:200]
-    assert frechet_distance(images, images.flip(0)) == pytest.approx(0, abs=1e-3)
+def test_structural_similarity_falls_from_1_with_the_damage(real: Tensor) -> None:
+    similar = [structural_similarity(damaged(real[:50], scale), real[:50]) for scale in (0.0, 0.1, 0.5)]
+    assert similar[0] == pytest.approx(1)
+    assert 1 > similar[1] > similar[2] > 0
 
 
-def test_frechet_distance_grows_with_the_damage(real: Tensor) -> None:
-    images, reference = real[:400], real[400:800]
-    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
-    distances = [frechet_distance(images + scale * noise, reference) for scale in (0.0, 0.5, 1.0)]
-    assert 0 < distances[0] < distances[1] < distances[2]
+def test_frechet_distance_of_a_set_to_itself_in_any_order_is_nothing(features: Tensor) -> None:
+    assert frechet_distance(features[:200], features[:200].flip(0)) == pytest.approx(0, abs=1e-3)
 
 
-def test_frechet_distance_sees_missing_classes(real: Tensor) -> None:
+def test_distances_of_sets_grow_with_the_damage(real: Tensor, features: Tensor) -> None:
+    judge, reference = classifier.load(), features[:400]
+    made = [judge(damaged(real[:400], scale)) for scale in (0.0, 0.2, 0.5, 1.0)]
+    for distance in (frechet_distance, kernel_distance):
+        values = [distance(each, reference) for each in made]
+        assert values == sorted(values)
+        assert values[0] == pytest.approx(0, abs=1e-3)
+
+
+def test_kernel_distance_is_the_same_each_time_and_leaves_other_draws_alone(features: Tensor) -> None:
+    torch.manual_seed(3)
+    wanted = torch.rand(1)
+    torch.manual_seed(3)
+    first = kernel_distance(features[:60], features[100:160])
+    assert torch.equal(torch.rand(1), wanted)
+    assert kernel_distance(features[:60], features[100:160]) == first
+
+
+def test_frechet_distance_sees_missing_classes(features: Tensor) -> None:
     labels = digits.load().labels
-    assert frechet_distance(real[labels < 5], real) > 5 * frechet_distance(real[::2], real)
+    assert frechet_distance(features[labels < 5], features) > 5 * frechet_distance(features[::2], features)
 
 
-def test_frechet_distance_of_broken_images_is_not_zero(real: Tensor) -> None:
+def test_frechet_distance_of_broken_images_is_not_zero(features: Tensor) -> None:
     try:
-        distance = frechet_distance(torch.full_like(real[:50], torch.nan), real)
+        distance = frechet_distance(torch.full_like(features[:50], torch.nan), features)
     except (ArithmeticError, RuntimeError, ValueError):
         return
     assert distance != 0
@@ -101,79 +143,89 @@ def test_classifier_is_not_trained_for_a_place_that_cannot_be_written(tmp_path) 
 
 
 def test_measurements_are_rows_in_the_order_of_the_candidates_on_the_same_images(real: Tensor) -> None:
-    candidates = [Candidate("full", 4, None, 1.0), Candidate("half", 2, None, 0.5), Candidate("same", 4, None, 1.0)]
+    full = Candidate("full", "full", 4, None, 1.0)
+    half, same = Candidate("half", "fewer steps", 2, None, 0.5), Candidate("same", "other", 4, None, 1.0)
     asked: list[tuple[str, list[int], list[int]]] = []
+    told: list[tuple[str, int]] = []
 
-    def sample(candidate: Candidate, labels: Sequence[int], seeds: Sequence[int]) -> tuple[Tensor, float]:
+    def sample(candidate: Candidate, labels: Sequence[int], seeds: Sequence[int]) -> Sampled:
         asked.append((candidate.name, list(labels), list(seeds)))
-        return real[:12] + (0.1 if candidate.name == "half" else 0.0), candidate.steps / 4
+        images = real[: len(labels)] + (0.1 if candidate.name == "half" else 0.0)
+        return Sampled(images, len(labels) * candidate.steps / 48, candidate.compute_share)
 
-    rows = measure(candidates, sample, 12, num_classes=10, real=real[:50])
-    labels = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
-    assert asked == [(name, labels, list(range(10000, 10012))) for name in ("full", "half", "same")]
-    assert [row.name for row in rows] == ["full", "half", "same"]
+    rows = measure([full, half, same], sample, 12, 10, real[:50], 8, lambda name, images: told.append((name, images)))
+    first, rest = [0, 1, 2, 3, 4, 5, 6, 7], [8, 9, 0, 1]
+    assert asked == [(name, first, list(range(10000, 10008))) for name in ("full", "half", "same")] + [
+        (name, rest, list(range(10008, 10012))) for name in ("full", "half", "same")
+    ]
+    assert told == [(name, count) for count in (8, 4) for name in ("full", "half", "same")]
+    assert [(row.name, row.curve) for row in rows] == [("full", "full"), ("half", "fewer steps"), ("same", "other")]
     assert [row.compute_share for row in rows] == [1.0, 0.5, 1.0]
-    assert [row.seconds for row in rows] == [1.0, 0.5, 1.0]
-    assert [row.speedup for row in rows] == [1.0, 2.0, 1.0]
+    assert [row.seconds for row in rows] == pytest.approx([1.0, 0.5, 1.0])
+    assert [row.speedup for row in rows] == pytest.approx([1.0, 2.0, 1.0])
     assert [row.mse for row in rows] == pytest.approx([0, 0.01, 0])
     assert rows[1].psnr == pytest.approx(26.0206, rel=1e-3)
     assert (rows[0].psnr, rows[2].psnr) == (None, None)
+    assert rows[1].ssim < rows[2].ssim == 1
+    assert rows[1].frechet_to_full is not None
+    assert rows[2].frechet_to_full is not None
     assert rows[1].frechet_to_full > rows[2].frechet_to_full
+    assert rows[2].kernel_to_full == 0
+
+
+def test_speedup_is_the_median_over_chunks_of_full_runs_next_to_them() -> None:
+    # The machine is three times slower during the second chunk, and stumbles over one candidate.
+    seconds = iter([1.0, 0.5, 3.0, 1.5, 1.0, 40.0])
+
+    def sample(candidate: Candidate, labels: Sequence[int], seeds: Sequence[int]) -> Sampled:
+        return Sampled(torch.zeros(len(labels), 4, 16, 16), next(seconds), candidate.compute_share)
+
+    candidates = [Candidate("full", "full", 4, None, 1.0), Candidate("half", "fewer steps", 2, None, 0.5)]
+    full, half = measure(candidates, sample, 6, 10, real=None, chunk=2)
+    assert (full.speedup, half.speedup) == (1.0, 2.0)
+    assert (half.frechet_to_full, half.frechet_to_real, half.kernel_to_full) == (None, None, None)
 
 
 def test_quality_of_a_schedule_is_what_does_not_depend_on_speed_to_six_digits() -> None:
-    quality = measurement(mse=0.00123456789, psnr=None).quality(512)
+    quality = measurement(mse=0.00123456789, psnr=None, kernel_to_full=None).quality(512)
     assert quality.protocol == "frontier/1 images=512"
-    assert quality.metrics == {"mse": 0.00123457, "frechet_to_full": 0.1, "frechet_to_real": 1.0}
-
-
-@pytest.mark.parametrize(
-    ("cached", "steps"),
-    [([620], [12]), ([550], [11]), ([600], [12]), ([599], [11]), ([40], [1]), ([620, 350, 629], [12, 7])],
-)
-def test_fewer_steps_are_as_many_as_each_compute_share_buys(cached: list[int], steps: list[int]) -> None:
-    schedules = {str(cost): costing(cost) for cost in cached}
-    candidates = standard_candidates(tiny_pipeline(steps=20), schedules)
-    fewer = [candidate for candidate in candidates if candidate.schedule is None and candidate.name != "full"]
-    assert [candidate.steps for candidate in fewer] == steps
-    assert [candidate.compute_share for candidate in fewer] == [count / 20 for count in steps]
-
-
-def test_fewer_steps_are_not_one_too_few_by_rounding() -> None:
-    assert 580 / 1000 * 50 < 29
-    candidates = standard_candidates(tiny_pipeline(steps=50), {"mine": costing(580)})
-    assert [candidate.steps for candidate in candidates if candidate.name.endswith(" steps")] == [29]
-
-
-def test_candidates_are_the_full_run_then_the_schedules_then_the_rules_to_beat() -> None:
-    mine = costing(620)
-    candidates = standard_candidates(tiny_pipeline(steps=20), {"mine": mine})
-    assert [candidate.name for candidate in candidates] == ["full", "mine", "ddim, 12 steps", "fixed interval 2"]
-    assert len({candidate.name for candidate in candidates}) == len(candidates)
-    assert (candidates[0].steps, candidates[0].schedule, candidates[0].compute_share) == (20, None, 1.0)
-    assert candidates[1].schedule == mine
-    interval = candidates[-1].schedule
-    assert interval is not None
-    assert interval.compute == fixed_interval_mask(20, 4, 2)
-    assert candidates[-1].compute_share == interval.compute_share
+    assert quality.metrics == {"mse": 0.00123457, "ssim": 0.9, "frechet_to_full": 0.1, "frechet_to_real": 1.0}
 
 
 def test_sampler_makes_the_images_of_the_pipeline_under_each_candidate() -> None:
     pipeline = tiny_pipeline(steps=4)
-    schedule = make_schedule(pipeline, fixed_interval_mask(4, 4, 2), Provenance(policy="test", settings={}))
-    sampler = Sampler(pipeline.model, "ddim", 1.5, batch_size=2)
+    schedule = make_schedule(pipeline, fixed_interval(4, 4, 2), Provenance(policy="test", settings={}))
+    sampler = Sampler(pipeline.model, "ddim", GUIDANCE, batch_size=2)
     for candidate, wanted in [
-        (Candidate("full", 4, None, 1.0), pipeline.generate([0, 1, 2], [5, 6, 7], None, 2)),
-        (Candidate("mine", 4, schedule, 0.5), pipeline.generate([0, 1, 2], [5, 6, 7], schedule, 2)),
-        (Candidate("fewer", 2, None, 0.5), tiny_pipeline(steps=2).generate([0, 1, 2], [5, 6, 7], None, 2)),
+        (Candidate("full", "", 4, None, 1.0), pipeline.generate([0, 1, 2], [5, 6, 7], None, 2)),
+        (Candidate("mine", "", 4, schedule, 0.5), pipeline.generate([0, 1, 2], [5, 6, 7], schedule, 2)),
+        (Candidate("fewer", "", 2, None, 0.5), tiny_pipeline(steps=2).generate([0, 1, 2], [5, 6, 7], None, 2)),
     ]:
-        images, seconds = sampler(candidate, [0, 1, 2], [5, 6, 7])
+        images, seconds, share = sampler(candidate, [0, 1, 2], [5, 6, 7])
         assert torch.equal(images, wanted)
         assert seconds > 0
+        assert share == candidate.compute_share
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1e9])
+def test_share_of_a_dynamic_candidate_is_what_its_executor_computed(threshold: float) -> None:
+    pipeline = tiny_pipeline(steps=4)
+    executor = partial(FirstBlockCache, pipeline.model.units, Threshold(threshold=threshold))
+    sampler = Sampler(pipeline.model, "ddim", GUIDANCE, batch_size=2)
+    images, _, share = sampler(Candidate("dynamic", "", 4, None, 1.0, executor), [0, 1], [5, 6])
+    if threshold == 0:
+        assert torch.equal(images, pipeline.generate([0, 1], [5, 6]))
+        assert share == 1
+    else:
+        first_block_alone = ((1, 1, 1, 1), *[(1, 1, 0, 0)] * 3)
+        assert share == count_macs(pipeline.model).cost(first_block_alone).with_attention.share
 
 
 def test_plots_are_png_files(real: Tensor) -> None:
     assert plot_schedule(small_schedule()).startswith(PNG)
     assert plot_schedule(small_schedule(), torch.rand(3, 4)).startswith(PNG)
-    assert plot_frontier([measurement(mse=0.0), measurement()]).startswith(PNG)
+    rows = [measurement(mse=0.0, curve="full"), measurement(), measurement(curve="random")]
+    for plot in (plot_frontier, plot_frontier_over_time):
+        assert plot(rows).startswith(PNG)
+        assert plot(rows[:1]).startswith(PNG)
     assert plot_images([("first", real[:3]), ("second", real[3:6])]).startswith(PNG)
