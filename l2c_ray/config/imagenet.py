@@ -61,9 +61,9 @@ class ShardSettings(Section):
     weights_sha256: Sha256 | None
     vae_sha256: Sha256 | None
     sampler: Name
+    steps: int
     timesteps_sha256: Sha256
     """Of the solver's timesteps, which the number of steps and the model's noise schedule lead to."""
-    steps: int
     guidance: str
     schedule_sha256: Sha256 | None
     """None where everything was computed."""

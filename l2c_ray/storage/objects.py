@@ -10,6 +10,7 @@ from pathlib import Path
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import ConnectionError as NoConnectionError
 
 from l2c_ray.errors import StorageError, UnreachableError
 from l2c_ray.storage import files
@@ -134,7 +135,7 @@ class _Bucket(ObjectStore):
                 raise UnreachableError(subject, f"S3 does not work ({code})", "try again later") from error
             remedy = "check the bucket and the AWS_* variables"
             raise StorageError(subject, f"S3 refuses it ({code}: {message})", remedy) from error
-        except HTTPClientError as error:
+        except (HTTPClientError, NoConnectionError) as error:
             raise UnreachableError(subject, f"S3 does not answer ({error})", "check AWS_ENDPOINT_URL") from error
         except (BotoCoreError, ValueError) as error:
             # ValueError: an endpoint or a region that is none.

@@ -7,6 +7,7 @@ import yaml
 from pydantic import ValidationError
 
 from l2c_ray.config.base import JobConfig
+from l2c_ray.config.imagenet import GenerationConfig
 from l2c_ray.config.learn import LearnConfig
 from l2c_ray.config.pretraining import PretrainingConfig
 from l2c_ray.config.serving import ServingConfig
@@ -238,7 +239,7 @@ def test_there_are_shipped_configs() -> None:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_shipped_config_fits_the_job_that_reads_it(path: Path) -> None:
-    config = PretrainingConfig if path.name.startswith("pretrain-") else LearnConfig
+    config = {"pretrain": PretrainingConfig, "imagenet": GenerationConfig}.get(path.name.partition("-")[0], LearnConfig)
     assert config.read(path) == config.parse(tomllib.loads(path.read_text()), source="x")
 
 
