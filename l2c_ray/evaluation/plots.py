@@ -62,7 +62,7 @@ def _plot_curves(measurements: Sequence[Measurement], position: Callable[[Measur
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     # Different lengths, so that a marker comes back in another colour.
-    others = zip(cycle("osD^vP"), cycle(f"C{number}" for number in range(10)))
+    others = zip(cycle("osD^vP"), cycle([*(f"C{number}" for number in range(10)), "navy"]))
     for curve, points in curves.items():
         (line,) = axes.plot(*zip(*sorted(points), strict=True), label=curve, linewidth=1.2, markersize=5)
         if curve == LEARNED:
