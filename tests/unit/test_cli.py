@@ -32,10 +32,19 @@ def test_installed_command_is_this_one() -> None:
     assert script.load() is main
 
 
-def test_unknown_option_is_refused_with_exit_code_2(l2c: L2C) -> None:
-    finished = l2c("generate", "digits-dit", "--colour", "red")
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["generate", "digits-dit", "--colour", "red"], "--colour"),
+        (["generate", "digits-dit", "--label=-1", "--out", "x.png"], "--label"),
+        (["generate", "digits-dit", "--label=1"], "--out"),
+        (["nosuch"], "nosuch"),
+    ],
+)
+def test_last_line_of_wrong_usage_names_what_is_wrong(l2c: L2C, arguments: list[str], named: str) -> None:
+    finished = l2c(*arguments)
     assert finished.code == 2
-    assert "--colour" in finished.err
+    assert named in finished.err.splitlines()[-1]
 
 
 def test_generate_writes_the_image_of_the_pipeline(l2c: L2C, tmp_path: Path, digits_pipeline: Pipeline) -> None:
@@ -89,16 +98,16 @@ def test_schedule_whose_cost_is_not_the_model_s_is_refused(
     refused: Refused, tmp_path: Path, half_file: Path, half: Schedule
 ) -> None:
     content = json.loads(half.to_json())
-    content["cost"]["full"] *= 2
+    content["cost"]["layers"]["full"] *= 2
     half_file.write_text(sealed(content))
     options = ("--label", 3, "--out", tmp_path / "a.png", "--schedule", half_file, *FEW_STEPS)
-    assert "cost.full" in refused("generate", "digits-dit", *options)
+    assert "cost.layers" in refused("generate", "digits-dit", *options)
 
 
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"model": "digits"}, "model.name"),
+        ({"model": "digits"}, "MODEL"),
         ({"--checkpoint": "a" * 300}, "aaa"),
         ({"--schedule": "a" * 300 + ".json"}, "aaa.json"),
         ({"--label": 10}, "label"),
@@ -106,7 +115,7 @@ def test_schedule_whose_cost_is_not_the_model_s_is_refused(
         ({"--checkpoint": "none"}, "none"),
         ({"--schedule": "none.json"}, "none.json"),
         ({"--schedule": "half.json", "--steps": 5}, "sampler.steps"),
-        ({"--schedule": "half.json", "--guidance-scale": 2}, "sampler.guidance_scale"),
+        ({"--schedule": "half.json", "--guidance-scale": 2}, "sampler.guidance"),
         ({"--out": "half.json/image.png"}, "half.json"),
         ({"--out": "."}, "."),
         ({"--out": "a" * 300 + ".png"}, "aaa.png"),
@@ -176,7 +185,7 @@ def test_learn_hands_the_overridden_config_to_the_job(l2c: L2C, job: tuple[Path,
     path, learn_and_report = job
     assert l2c("learn", path, "--set", "router.lambda=0.5", "--set", "cluster.workers=2", "--json").code == 0
     wanted = LearnConfig.read(path, ["router.lambda=0.5", "cluster.workers=2"])
-    learn_and_report.assert_called_once_with(wanted, True)
+    learn_and_report.assert_called_once_with(wanted, None, True)
 
 
 @pytest.mark.parametrize("override", ["router.lamda=1", "router.lambda=-1", "cluster.workers=0"])

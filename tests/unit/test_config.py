@@ -114,6 +114,9 @@ def test_override_below_a_value_is_refused_naming_it(minimal: Path) -> None:
         ("run.seed=-1", "run.seed"),
         ("run.name='a/b'", "run.name"),
         ("run.storage='s3://bucket/runs'", "run.storage"),
+        ("run.storage='~nobody-of-this-name/runs'", "run.storage"),
+        ('model.checkpoint="a\\u0000b"', "model.checkpoint"),
+        ("sampler.guidance_scale=1e30", "sampler.guidance_scale"),
         ("model.checkpoint='hf://model'", "model.checkpoint"),
         ("router.initial_logit=1e300", "router.initial_logit"),
         ("router.initial_logit=-101.0", "router.initial_logit"),
@@ -135,7 +138,7 @@ def test_value_out_of_range_or_of_another_type_is_refused_naming_the_key(
         ("router.lamda=1", "router.lamda", "lambda"),
         ("training.iteration=1", "training.iteration", "iterations"),
         ("trainin.iterations=1", "trainin", "training"),
-        ("sampler.guidance=1.0", "sampler.guidance", "guidance_scale"),
+        ("sampler.guidance_scales=1.0", "sampler.guidance_scales", "guidance_scale"),
     ],
 )
 def test_unknown_key_is_refused_with_a_guess(minimal: Path, override: str, named: str, guess: str) -> None:

@@ -31,11 +31,26 @@ def test_run_goes_on_with_the_same_settings_from_its_last_checkpoint(folder: Pat
     assert go_on_with(folder, SETTINGS, 20) == 10
 
 
+def test_file_that_is_no_learners_state_does_not_count(folder: Path) -> None:
+    checkpoint(folder, 4)
+    write_tensors(folder / "checkpoint_5" / "state.safetensors", {"other": torch.tensor(5)})
+    assert go_on_with(folder, SETTINGS, 10) == 4
+
+
 def test_checkpoint_that_was_cut_off_does_not_count(folder: Path) -> None:
     checkpoint(folder, 4)
     checkpoint(folder, 5)
     (folder / "checkpoint_5" / "state.safetensors").write_bytes(b"\x08")
     assert go_on_with(folder, SETTINGS, 10) == 4
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '"x"', "3"])
+def test_settings_that_are_none_are_told(folder: Path, text: str) -> None:
+    folder.mkdir()
+    (folder / "settings.json").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        go_on_with(folder, SETTINGS, 10)
+    assert caught.value.subject == str(folder / "settings.json")
 
 
 def test_fewer_iterations_than_were_done_are_refused(folder: Path) -> None:

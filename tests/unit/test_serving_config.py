@@ -19,6 +19,12 @@ def test_alias_that_mlflow_does_not_take_is_refused(alias: str) -> None:
         config(alias)
 
 
+def test_home_of_the_user_is_the_same_as_in_a_learning_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/somebody")
+    parsed = ServingConfig.parse({"model": "digits-dit", "checkpoint": "~/weights"}, source="args")
+    assert parsed.checkpoint == "/somebody/weights"
+
+
 def test_alias_that_means_the_run_without_a_schedule_is_refused() -> None:
     with pytest.raises(ConfigError, match="alias in args: full is what requests call"):
         config(FULL)

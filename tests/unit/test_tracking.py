@@ -217,6 +217,30 @@ def test_file_that_is_no_database_is_told(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert str(tmp_path / "mlflow.db") in str(error)
 
 
+def test_database_that_cannot_be_opened_is_told_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").mkdir()
+    start = time.monotonic()
+    error = refusal_of_connecting_to(f"sqlite:///{tmp_path / 'mlflow.db'}", monkeypatch)
+    assert isinstance(error, UnreachableError)
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///:memory:"])
+def test_database_in_memory_is_refused(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+    assert isinstance(refusal_of_connecting_to(uri, monkeypatch), ConfigError)
+
+
+@pytest.mark.parametrize("folder", ["my%20home", "home?", "a?b=c"])
+def test_home_that_an_address_would_misname_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: str
+) -> None:
+    monkeypatch.setenv("L2C_HOME", str(tmp_path / folder))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(ConfigError, match="L2C_HOME"):
+        tracking.connect()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_folder_of_the_database_that_cannot_be_written_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     error = refusal_of_connecting_to(f"sqlite:///{tmp_path / 'file' / 'mlflow.db'}", monkeypatch)
