@@ -16,15 +16,15 @@ from l2c_ray.storage.files import read_text
 def open_pipeline(
     model: str,
     checkpoint: Path | None,
-    sampler: str,
+    sampler: str | None,
     steps: int,
     guidance_scale: float | None,
     guidance_rule: GuidanceRule | None,
 ) -> Pipeline:
-    """The model with the sampler it is run by; guidance is that of the model's authors unless given."""
+    """The model with the sampler that it is run by; what is not given is that of the model's authors."""
     guidance = guidance_of(model, "MODEL", guidance_scale, guidance_rule)
     loaded = zoo.load(model, checkpoint)
-    return Pipeline(loaded, make_solver(sampler, steps, loaded), guidance)
+    return Pipeline(loaded, make_solver(sampler or zoo.entry_of(model, "MODEL").sampler, steps, loaded), guidance)
 
 
 def guidance_of(model: str, key: str, scale: float | None, rule: GuidanceRule | None) -> Guidance:

@@ -9,7 +9,7 @@ from l2c_ray.schedule import GuidanceRule
 
 ModelArgument = Annotated[str, typer.Argument(help="Name in the zoo, for instance digits-dit.")]
 CheckpointOption = Annotated[Path | None, typer.Option(help="Folder of other weights, in diffusers' layout.")]
-SamplerOption = Annotated[str, typer.Option(help="Sampler.")]
+SamplerOption = Annotated[str | None, typer.Option(help="Sampler; that of the model's authors unless given.")]
 StepsOption = Annotated[int, typer.Option(min=2, max=1000, help="Model evaluations of a full run.")]
 GuidanceOption = Annotated[
     float | None, typer.Option(min=0, help="Classifier-free guidance scale; the model's own unless given.")

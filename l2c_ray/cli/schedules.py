@@ -32,9 +32,9 @@ def show(file: FileArgument, as_json: JsonOption = False) -> None:
 def import_(
     file: Annotated[Path, typer.Argument(help="A router of the paper's authors, or a SmoothCache schedule.")],
     model: Annotated[str, typer.Option(help="Name in the zoo, for instance dit-xl-2-256; its weights are not needed.")],
-    sampler: SamplerOption,
     steps: StepsOption,
     out: Annotated[Path, typer.Option("--out", "-o", help="Schedule file to write.")],
+    sampler: SamplerOption = None,
     threshold: Annotated[float | None, typer.Option(help="Compute where a router's score is above this.")] = None,
     guidance_scale: GuidanceOption = None,
     guidance_rule: GuidanceRuleOption = None,
@@ -50,6 +50,7 @@ def import_(
     from l2c_ray.sampling.solvers import make_solver
 
     guidance = guidance_of(model, "--model", guidance_scale, guidance_rule)
+    sampler = sampler or zoo.entry_of(model, "--model").sampler
     skeleton = zoo.skeleton(model)
     pipeline = Pipeline(skeleton, make_solver(sampler, steps, skeleton), guidance)
     import_and_report(file, file_format, pipeline, threshold, out)

@@ -102,8 +102,9 @@ class ZooEntry:
     """From a checkpoint: (name, path)."""
     build: Callable[[str], CacheableTransformer]
     """With random weights, on torch's default device."""
+    sampler: str
+    """As its authors sample it, with `guidance`."""
     guidance: Guidance
-    """As its authors sample it."""
 
 
 def compute_all(unit: int, compute: Callable[[], Tensor]) -> Tensor:

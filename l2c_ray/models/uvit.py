@@ -178,7 +178,7 @@ def entries() -> dict[str, ZooEntry]:
     for size, (depth, width, heads) in _SIZES.items():
         shape = UViTShape(depth, width, heads, image_size=32, channels=4, patch_size=2, num_classes=1000)
         made[f"uvit-{size}-2-256"] = ZooEntry(
-            load=partial(load_public, shape), build=partial(build, shape), guidance=_GUIDANCE
+            load=partial(load_public, shape), build=partial(build, shape), sampler="dpm-solver-2", guidance=_GUIDANCE
         )
     return made
 

@@ -74,11 +74,13 @@ ENTRIES: dict[str, ZooEntry] = {
     "digits-dit": ZooEntry(
         load=dit.load_folder,
         build=partial(dit.build_like, embedded("digits-dit")),
+        sampler="ddim",
         guidance=_DIGITS_GUIDANCE,
     ),
     "digits-uvit": ZooEntry(
         load=uvit.load_folder,
         build=partial(uvit.build_like, embedded("digits-uvit")),
+        sampler="dpm-solver-2",
         guidance=_DIGITS_GUIDANCE,
     ),
     **public_dit.entries(),
