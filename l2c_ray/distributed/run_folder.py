@@ -57,7 +57,9 @@ def _compare(folder: Path, settings: Mapping[str, Any]) -> None:
     try:
         before: dict[str, Any] = dict(json.loads(read_text(path)))
     except (TypeError, ValueError) as error:
-        raise ConfigError(str(path), f"is no run's ({error})", "choose another run.name or remove its folder") from error
+        raise ConfigError(
+            str(path), f"is no run's ({error})", "choose another run.name or remove its folder"
+        ) from error
     for key, value in settings.items():
         if before.get(key) != value:
             problem = f"run {folder.name} was begun with {key} = {before.get(key)}, not {value}"
