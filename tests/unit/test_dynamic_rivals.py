@@ -73,6 +73,15 @@ def test_teacache_adds_up_the_changes_from_step_to_step_and_starts_anew() -> Non
 
 
 @pytest.mark.parametrize("name", DYNAMIC_RULES)
+def test_changes_are_relative_to_the_earlier_output(name: str) -> None:
+    # A rise by all of the earlier output, which is half of the later one.
+    for threshold, computes_all in ((0.75, True), (1.25, False)):
+        executor = executor_of(name, threshold)
+        run(executor, [(1.0, 1.0), (2.0, 2.0)])
+        assert (executor.computed[1] == ALL) == computes_all
+
+
+@pytest.mark.parametrize("name", DYNAMIC_RULES)
 def test_outputs_of_zero_are_no_reason_to_reuse(name: str) -> None:
     executor = executor_of(name, 10)
     run(executor, [(0.0, 0.0)] * 3)

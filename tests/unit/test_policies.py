@@ -122,11 +122,12 @@ def test_calibrated_computes_less_at_a_higher_threshold(by: str) -> None:
 
 def test_calibrated_compares_with_the_step_computed_last_until_one_is_too_far() -> None:
     nothing = torch.nan
-    curves = [[nothing, nothing], [0.1, nothing], [0.1, 0.3], [0.1, 0.1], [0.1, 0.3], [0.1, 0.1], [0.1, 0.1]]
+    # Halves and eighths, which single precision holds as they are.
+    curves = [[nothing, nothing], [0.125, nothing], [0.125, 0.5], [0.125] * 2, [0.125, 0.5], [0.125] * 2, [0.125] * 2]
     errors = torch.tensor(curves).unsqueeze(1)
-    assert column(reuse_below(errors, alpha=0.2)) == [1, 0, 1, 0, 1, 0, 0]
-    assert column(reuse_below(errors, alpha=0.4)) == [1, 0, 0, 1, 0, 0, 1]
-    assert column(reuse_below(errors, alpha=0.1)) == [1] * 7
+    assert column(reuse_below(errors, alpha=0.25)) == [1, 0, 1, 0, 1, 0, 0]
+    assert column(reuse_below(errors, alpha=0.75)) == [1, 0, 0, 1, 0, 0, 1]
+    assert column(reuse_below(errors, alpha=0.125)) == [1] * 7
 
 
 def test_an_error_that_is_no_number_is_never_below_the_threshold() -> None:
