@@ -72,7 +72,7 @@ class ObjectServer:
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_REGION": _REGION,
             "AWS_ACCESS_KEY_ID": _KEY,
-            "AWS_SIGNED_WITH_ACCESS_KEY": secret,
+            "AWS_SECRET_ACCESS_KEY": secret,
         }
 
 

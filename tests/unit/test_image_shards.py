@@ -108,11 +108,20 @@ def test_images_of_other_settings_are_not_mixed_in(
     tmp_path: Path, store: ObjectStore, maker: ShardMaker, section: str, key: str, value: Any, named: str
 ) -> None:
     claim(store, maker.settings)
+    store.put(shard_name(1), maker.make(1))
     other = ShardMaker(generation_config(tmp_path, **{section: {key: value}}), "cpu")
     with pytest.raises(ConfigError) as caught:
         claim(store, other.settings)
     assert caught.value.subject == f"{named} in {tmp_path / 'images' / SETTINGS}"
-    assert claim(store, maker.settings) == [0, 1, 2]
+    assert claim(store, maker.settings) == [0, 2]
+
+
+def test_place_without_a_shard_may_get_other_settings(tmp_path: Path, store: ObjectStore, maker: ShardMaker) -> None:
+    claim(store, maker.settings)
+    other = ShardMaker(generation_config(tmp_path, images={"count": 2}), "cpu")
+    assert claim(store, other.settings) == [0]
+    store.put(shard_name(0), other.make(0))
+    assert ImageShards(store).images == 2
 
 
 def test_settings_that_are_none_are_refused_naming_them(store: ObjectStore) -> None:

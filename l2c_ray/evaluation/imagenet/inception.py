@@ -105,10 +105,14 @@ class Inception(nn.Module):
         self.Mixed_7c = _block_of_8(2048, _maximum)
         self.fc = nn.Linear(POOLED, CLASSES)
 
+    @property
+    def device(self) -> torch.device:
+        return self.fc.weight.device
+
     @torch.no_grad()
     def forward(self, images: Tensor) -> Features:
         """Features, on the CPU, of images [n, 3, height, width], uint8 and of any size."""
-        hidden = _resized(images.to(self.fc.weight.device).float())
+        hidden = _resized(images.to(self.device).float())
         hidden = (hidden - 128) / 128
         hidden = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(hidden)))
         hidden = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(_halved(hidden)))
@@ -122,8 +126,8 @@ class Inception(nn.Module):
 
     @torch.no_grad()
     def logits(self, pooled: Tensor) -> Tensor:
-        """[n, 1008] of pooled features [n, 2048], both on the CPU, without the bias: so the score has always been."""
-        return pooled @ self.fc.weight.cpu().T
+        """[n, 1008] of pooled features [n, 2048], without the bias: so the Inception score has always been."""
+        return pooled @ self.fc.weight.T
 
 
 def load(path: Path, device: str = "cpu") -> Inception:

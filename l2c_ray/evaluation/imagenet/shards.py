@@ -1,6 +1,7 @@
 """Many images in a store, a shard of them an object: shard k holds the images k x size up to (k + 1) x size."""
 
 import json
+import re
 from collections.abc import Iterator
 
 from torch import Tensor
@@ -12,6 +13,8 @@ from l2c_ray.storage.archives import Archive
 from l2c_ray.storage.objects import ObjectStore
 
 SETTINGS = "settings.json"
+
+_SHARD = re.compile(r"^images-\d+\.npz$")
 
 
 def shard_name(number: int) -> str:
@@ -48,11 +51,11 @@ def claim(store: ObjectStore, settings: ShardSettings) -> list[int]:
     """Makes the store one of images with these settings, and tells the numbers of the shards that it lacks.
 
     Raises:
-        ConfigError: it has images that were made otherwise; names the first setting that differs.
+        ConfigError: it has shards that were made otherwise; names the first setting that differs.
         StorageError, UnreachableError: the store cannot be read or written.
     """
     names = store.names()
-    if SETTINGS not in names:
+    if not any(_SHARD.match(name) for name in names):
         store.put(SETTINGS, settings.model_dump_json(indent=1).encode())
     there = read_settings(store)
     for key in ShardSettings.model_fields:
