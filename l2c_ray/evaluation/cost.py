@@ -25,7 +25,7 @@ class UnitMacs:
     units: tuple[int, ...]
     """Of each unit."""
     shared: int
-    """Of everything that no schedule can skip: embeddings, modulations, the output layer."""
+    """Of everything that no schedule can skip: embeddings, gates, the output layer."""
 
     def of(self, mask: Mask) -> Macs:
         """Of a trajectory under `mask` [steps][units], at one evaluation a step: guidance doubles both alike."""

@@ -1,21 +1,24 @@
 """DiT (arXiv 2212.09748) on diffusers' weights, with its attention and MLP branches opened up as units."""
 
+import copy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler, DiTTransformer2DModel
-from torch import Tensor
+from torch import Tensor, nn
 
-from l2c_ray.errors import CheckpointError
 from l2c_ray.models.base import Branch, CacheableTransformer, units_of, unpatchify
-from l2c_ray.models.checkpoints import WEIGHTS, digest, read_scheduler, unloadable
+from l2c_ray.models.checkpoints import WEIGHTS, digest, read_module, read_scheduler
 
 
 class DiT(CacheableTransformer):
     """Evaluates a `DiTTransformer2DModel` block by block so that single branches can be left out.
 
-    With `compute_all` the result is that of diffusers' own forward pass, bit for bit.
+    With `compute_all` the result is that of diffusers' own forward pass: bit for bit, but for the smallest widths,
+    where a part of a matrix product may be rounded otherwise than the whole.
     """
 
     family = "dit"
@@ -38,29 +41,15 @@ class DiT(CacheableTransformer):
 
     def forward(self, sample: Tensor, timestep: Tensor, labels: Tensor, branch: Branch) -> Tensor:
         hidden = self.transformer.pos_embed(sample)
+        dtype = hidden.dtype
+
+        @cache
+        def conditioning(embedder: nn.Module) -> Tensor:
+            return F.silu(embedder(timestep, labels, hidden_dtype=dtype))
+
         for index, block in enumerate(self.transformer.transformer_blocks):
-            hidden = self._block(block, 2 * index, hidden, timestep, labels, branch)
+            hidden = _block(block, 2 * index, hidden, conditioning(block.norm1.emb), branch)
         return self._output(hidden, timestep, labels)
-
-    def _block(
-        self, block: Any, first_unit: int, hidden: Tensor, timestep: Tensor, labels: Tensor, branch: Branch
-    ) -> Tensor:
-        conditioning = block.norm1.emb(timestep, labels, hidden_dtype=hidden.dtype)
-        modulation = block.norm1.linear(block.norm1.silu(conditioning)).unsqueeze(1)
-        shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = modulation.chunk(6, dim=2)
-
-        def attention() -> Tensor:
-            attended: Tensor = block.attn1(block.norm1.norm(hidden) * (1 + scale_attn) + shift_attn)
-            return attended
-
-        hidden = gate_attn * branch(first_unit, attention) + hidden
-
-        def mlp() -> Tensor:
-            transformed: Tensor = block.ff(block.norm3(hidden) * (1 + scale_mlp) + shift_mlp)
-            return transformed
-
-        output: Tensor = gate_mlp * branch(first_unit + 1, mlp) + hidden
-        return output
 
     def _output(self, hidden: Tensor, timestep: Tensor, labels: Tensor) -> Tensor:
         model = self.transformer
@@ -71,8 +60,47 @@ class DiT(CacheableTransformer):
         return unpatchify(tokens, model.out_channels, model.patch_size, (height, width))
 
     def save(self, folder: Path) -> None:
+        for block in self.transformer.transformer_blocks:
+            # No file holds one tensor under several names.
+            block.norm1.emb = copy.deepcopy(block.norm1.emb)
         self.transformer.half().save_pretrained(folder / WEIGHTS.parent)
         self.scheduler.save_pretrained(folder / "scheduler")
+
+
+def _block(block: Any, first_unit: int, hidden: Tensor, conditioning: Tensor, branch: Branch) -> Tensor:
+    """From [batch, tokens, width] to the same shape; `conditioning` is [batch, width]."""
+
+    def modulation(first: int, count: int) -> tuple[Tensor, ...]:
+        """Those from number `first` on of the block's six vectors [batch, 1, width]: shift, scale, gate; twice."""
+        linear = block.norm1.linear
+        rows = slice(first * linear.in_features, (first + count) * linear.in_features)
+        made = F.linear(conditioning, linear.weight[rows], linear.bias[rows])
+        return made.unsqueeze(1).chunk(count, dim=2)
+
+    def gated(unit: int, first: int, norm: nn.Module, layers: nn.Module, hidden: Tensor) -> Tensor:
+        def compute() -> Tensor:
+            # Skipped with the unit: for one image, to fetch their weights takes a few percent of the unit's time.
+            shift, scale = modulation(first, 2)
+            computed: Tensor = layers(norm(hidden) * (1 + scale) + shift)
+            return computed
+
+        (gate,) = modulation(first + 2, 1)
+        return gate * branch(unit, compute) + hidden
+
+    hidden = gated(first_unit, 0, block.norm1.norm, block.attn1, hidden)
+    return gated(first_unit + 1, 3, block.norm3, block.ff, hidden)
+
+
+def share_embedder(transformer: DiTTransformer2DModel) -> None:
+    """Gives every block the embedder of the first one, which then runs once for all of them."""
+    for block in transformer.transformer_blocks:
+        block.norm1.emb = transformer.transformer_blocks[0].norm1.emb
+
+
+def _embedders_are_equal(transformer: DiTTransformer2DModel) -> bool:
+    """So it is in conversions of the authors' checkpoints, whose models have a single embedder."""
+    first, *others = [block.norm1.emb.state_dict() for block in transformer.transformer_blocks]
+    return all(torch.equal(tensor, other[name]) for other in others for name, tensor in first.items())
 
 
 def load_folder(name: str, folder: Path) -> DiT:
@@ -82,27 +110,9 @@ def load_folder(name: str, folder: Path) -> DiT:
         CheckpointError: a file is missing, truncated, or holds other tensors than the model has.
     """
     sha256 = digest(folder / WEIGHTS)
-    for index in (folder / WEIGHTS).parent.glob("*.index.json"):
-        # Diffusers would read the files that it names, whatever they are.
-        raise CheckpointError(str(index), "names weights in several files", f"give them all in {WEIGHTS.name}")
-    try:
-        transformer, report = DiTTransformer2DModel.from_pretrained(
-            folder,
-            subfolder="transformer",
-            local_files_only=True,
-            use_safetensors=True,
-            low_cpu_mem_usage=False,
-            output_loading_info=True,
-        )
-    except Exception as error:
-        # Diffusers lets whatever a broken config leads to through: TypeError, ZeroDivisionError and the like.
-        raise unloadable(folder, error) from error
-    for problem in ("missing_keys", "unexpected_keys"):
-        if report[problem]:
-            tensor = sorted(report[problem])[0]
-            raise CheckpointError(
-                str(folder), f"{problem.replace('_', ' ')}: {tensor}", "give the weights that belong to its config.json"
-            )
+    transformer = read_module(DiTTransformer2DModel, (folder / WEIGHTS).parent)
+    if _embedders_are_equal(transformer):
+        share_embedder(transformer)
     return DiT(transformer, read_scheduler(folder), name, sha256)
 
 

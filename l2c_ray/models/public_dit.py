@@ -12,7 +12,7 @@ from torch import Tensor
 from l2c_ray.errors import CheckpointError
 from l2c_ray.models.base import CacheableTransformer, ZooEntry
 from l2c_ray.models.checkpoints import digest, fill, read_public
-from l2c_ray.models.dit import DiT, load_folder
+from l2c_ray.models.dit import DiT, load_folder, share_embedder
 from l2c_ray.schedule import Guidance
 
 _SIZES = {"s": (12, 384, 6), "b": (12, 768, 12), "l": (24, 1024, 16), "xl": (28, 1152, 16)}
@@ -64,7 +64,7 @@ def entries() -> dict[str, ZooEntry]:
             for pixels in (256, 512):
                 shape = DiTShape(depth, width, heads, patch_size, image_size=pixels // _PIXELS_A_LATENT)
                 made[f"dit-{size}-{patch_size}-{pixels}"] = ZooEntry(
-                    load=partial(_load, shape), build=partial(build, shape), guidance=_GUIDANCE
+                    load=partial(_load, shape), build=partial(build, shape), sampler="ddim", guidance=_GUIDANCE
                 )
     return made
 
@@ -93,9 +93,9 @@ def build(shape: DiTShape, name: str) -> DiT:
     )
     # A buffer, which diffusers makes on the CPU whatever the default device.
     transformer.pos_embed.to(torch.get_default_device())
-    for block in transformer.transformer_blocks:
-        # DiT's frequencies end one step before 1/10000, diffusers' default ends there.
-        block.norm1.emb.time_proj.downscale_freq_shift = 0
+    share_embedder(transformer)
+    # DiT's frequencies end one step before 1/10000, diffusers' default ends there.
+    transformer.transformer_blocks[0].norm1.emb.time_proj.downscale_freq_shift = 0
     with torch.device("cpu"):
         scheduler = DDIMScheduler(timestep_spacing="linspace", clip_sample=False)
     return DiT(transformer.eval().requires_grad_(False), scheduler, name, None)
@@ -134,7 +134,7 @@ def _renamed(depth: int, tensors: Mapping[str, Tensor], source: Path) -> dict[st
         if stem in _WHOLE:
             renamed[f"{_WHOLE[stem]}.{parameter}"] = tensor
         elif stem in _EMBEDDERS:
-            # In diffusers every block has the embedders; here they share their tensors.
+            # In diffusers every block names the embedders as its own.
             for block in range(depth):
                 renamed[f"transformer_blocks.{block}.norm1.emb.{_EMBEDDERS[stem]}.{parameter}"] = tensor
         elif stem.startswith("blocks.") and stem.count(".") >= 2:
