@@ -176,12 +176,14 @@ class Table(_Part):
     @field_validator("compute")
     @classmethod
     def _binary_and_computed_at_first(cls, mask: Mask) -> Mask:
+        if not mask or not mask[0]:
+            raise ValueError("has no units of a first step")
         for step, row in enumerate(mask):
             if len(row) != len(mask[0]):
                 raise ValueError(f"has {len(row)} values at step {step} and {len(mask[0])} at step 0")
             if not set(row) <= {0, 1}:
                 raise ValueError(f"step {step} holds a value other than 0 and 1")
-        if mask and not all(mask[0]):
+        if not all(mask[0]):
             raise ValueError(f"step 0 reuses unit {mask[0].index(0)}, but there is nothing yet to reuse")
         return mask
 

@@ -41,6 +41,12 @@ class UViTShape:
     label_dropout: float = 0.0
     """Share of labels that training replaces by the null label."""
 
+    def __post_init__(self) -> None:
+        if self.heads < 1 or self.width % self.heads:
+            raise ValueError(f"a width of {self.width} has no {self.heads} equal heads")
+        if self.patch_size < 1 or self.image_size % self.patch_size:
+            raise ValueError(f"{self.image_size} pixels are not whole patches of {self.patch_size}")
+
 
 class UViT(CacheableTransformer):
     """In-blocks, a middle block, and out-blocks, each of which first takes in what its in-block put out."""

@@ -4,6 +4,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
+from l2c_ray.errors import ConfigError
 from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.sampling.solver import Advance, Solver
 
@@ -16,15 +17,19 @@ class DPMSolverPP2M(Solver):
 
     def __init__(self, model: CacheableTransformer, steps: int) -> None:
         self._config = model.scheduler.config
-        self._steps = steps
-        self._first_timestep = model.first_timestep
         scheduler = self._scheduler()
+        scheduler.set_timesteps(steps)
         self._alphas_cumprod = scheduler.alphas_cumprod
-        self._positions = scheduler.timesteps.tolist()
+        # For some step counts diffusers' `trailing` rounds one timestep too many into the list, and it is -1.
+        self._positions = scheduler.timesteps.tolist()[:steps]
+        if len(set(self._positions)) < steps:
+            problem = f"{steps} steps of {self.name} meet one timestep of {model.name} twice"
+            raise ConfigError("sampler.steps", problem, "take fewer steps")
         self.timesteps = tuple(float(position + model.first_timestep) for position in self._positions)
 
     def begin(self) -> Advance:
         scheduler = self._scheduler()
+        scheduler.set_timesteps(timesteps=self._positions)
 
         def advance(step: int, sample: Tensor, model_output: Tensor) -> Tensor:
             noise = model_output[:, : sample.shape[1]]
@@ -39,13 +44,9 @@ class DPMSolverPP2M(Solver):
         return noisy
 
     def _scheduler(self) -> DPMSolverMultistepScheduler:
-        scheduler = DPMSolverMultistepScheduler.from_config(
+        return DPMSolverMultistepScheduler.from_config(
             self._config, algorithm_type="dpmsolver++", solver_order=2, final_sigmas_type="zero"
         )
-        scheduler.set_timesteps(self._steps)
-        # Otherwise the first update of two equal timesteps would look itself up.
-        scheduler.set_begin_index(0)
-        return scheduler
 
 
 class FlowEuler(Solver):

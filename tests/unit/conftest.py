@@ -11,13 +11,13 @@ import pytest
 import torch
 from hypothesis.configuration import set_hypothesis_home_dir
 from mlflow import MlflowClient
-from unit_factories import L2C, Finished, Refused, measured_schedule
+from unit_factories import GUIDANCE, L2C, Finished, Refused, measured_schedule
 
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.cli.main import main
 from l2c_ray.models import zoo
 from l2c_ray.models.base import CacheableTransformer
-from l2c_ray.policies.fixed_interval import fixed_interval_mask
+from l2c_ray.policies.fixed_interval import fixed_interval
 from l2c_ray.registry import tracking
 from l2c_ray.registry.tracking import TrackedRun
 from l2c_ray.registry.versions import register
@@ -48,13 +48,13 @@ def digits_model() -> CacheableTransformer:
 @pytest.fixture(scope="session")
 def digits_pipeline(digits_model: CacheableTransformer) -> Pipeline:
     """Four steps, which is enough to reuse something."""
-    return Pipeline(digits_model, make_solver("ddim", 4, digits_model.scheduler), 1.5)
+    return Pipeline(digits_model, make_solver("ddim", 4, digits_model), GUIDANCE)
 
 
 @pytest.fixture(scope="session")
 def half(digits_pipeline: Pipeline) -> Schedule:
     """A schedule for `digits_pipeline` that reuses everything at every second step."""
-    return measured_schedule(digits_pipeline, fixed_interval_mask(4, 24, 2))
+    return measured_schedule(digits_pipeline, fixed_interval(4, 24, 2))
 
 
 @pytest.fixture(scope="session")

@@ -5,12 +5,13 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 from safetensors.torch import load_file, save_file
-from unit_factories import sampler_identity, small_schedule
+from unit_factories import cost, sampler_identity, small_schedule
 
 from l2c_ray.models import zoo
+from l2c_ray.models.checkpoints import WEIGHTS
 from l2c_ray.registry.tracking import TrackedRun
 from l2c_ray.registry.versions import RegisteredVersion, register
-from l2c_ray.schedule import Cost, Provenance, Quality, Schedule
+from l2c_ray.schedule import Guidance, Provenance, Quality, Schedule
 
 NAME = "small-aaaaaaaa-ddim-3"
 """The registered model of `measured` schedules; no weights of theirs ship in the package."""
@@ -26,8 +27,8 @@ def measured(
 ) -> Schedule:
     """One with a compute share of `cached` / 1000."""
     return small_schedule(
-        sampler=sampler_identity(guidance_scale=guidance_scale),
-        cost=Cost(count="layers+attention", full=1000, cached=cached),
+        sampler=sampler_identity(guidance=Guidance(scale=guidance_scale)),
+        cost=cost(cached, full=1000),
         quality=Quality(protocol=protocol, metrics={"mse": mse, "psnr": 30.0}),
         provenance=Provenance(policy="learned", settings={"seed": 0}, git_commit=git_commit),
     )
@@ -47,6 +48,6 @@ def add_foreign(client: MlflowClient, run: TrackedRun, name: str, **tags: str) -
 def retrained_digits(folder: Path) -> Path:
     """The folder, which has the digits model in it with other weights."""
     shutil.copytree(zoo.embedded("digits-dit"), folder)
-    tensors = load_file(folder / zoo.WEIGHTS)
-    save_file({name: tensor * 0.5 for name, tensor in tensors.items()}, folder / zoo.WEIGHTS)
+    tensors = load_file(folder / WEIGHTS)
+    save_file({name: tensor * 0.5 for name, tensor in tensors.items()}, folder / WEIGHTS)
     return folder

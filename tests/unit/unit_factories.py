@@ -6,16 +6,26 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-import torch
-from diffusers import DDIMScheduler, DiTTransformer2DModel
+from tiny_models import tiny_dit
 
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.config.learn import LearnConfig
 from l2c_ray.evaluation.cost import make_schedule
-from l2c_ray.models.dit import DiT
 from l2c_ray.sampling.solvers import make_solver
-from l2c_ray.schedule import Cost, Mask, ModelIdentity, Provenance, Quality, SamplerIdentity, Schedule
+from l2c_ray.schedule import (
+    Cost,
+    Guidance,
+    Macs,
+    Mask,
+    ModelIdentity,
+    Provenance,
+    Quality,
+    SamplerIdentity,
+    Schedule,
+    Table,
+)
 
+GUIDANCE = Guidance(scale=1.5)
 MASK: Mask = ((1, 1, 1, 1), (0, 1, 0, 1), (1, 0, 1, 1))
 
 
@@ -26,8 +36,13 @@ def model_identity(**changes: Any) -> ModelIdentity:
 
 
 def sampler_identity(**changes: Any) -> SamplerIdentity:
-    fields = {"name": "ddim", "order": 1, "steps": 3, "timesteps": (999.0, 500.0, 0.0), "guidance_scale": 1.5}
+    fields = {"name": "ddim", "order": 1, "steps": 3, "timesteps": (999.0, 500.0, 0.0), "guidance": GUIDANCE}
     return SamplerIdentity(**(fields | changes))
+
+
+def cost(cached: int, full: int = 1200) -> Cost:
+    """Half of everything is inside attention."""
+    return Cost(layers=Macs(full=full // 2, cached=cached // 2), with_attention=Macs(full=full, cached=cached))
 
 
 def small_schedule(**changes: Any) -> Schedule:
@@ -35,9 +50,9 @@ def small_schedule(**changes: Any) -> Schedule:
     fields = {
         "model": model_identity(),
         "sampler": sampler_identity(),
-        "compute": MASK,
+        "table": Table.of(MASK),
         "provenance": Provenance(policy="learned", settings={"lambda": 1e-4, "theta": 0.5, "seed": 0}),
-        "cost": Cost(count="layers+attention", full=1200, cached=900),
+        "cost": cost(cached=900),
     }
     return Schedule.create(**(fields | changes))
 
@@ -49,32 +64,14 @@ def sealed(content: dict[str, Any]) -> str:
     return json.dumps(hashed | {"sha256": sha256(canonical.encode()).hexdigest()})
 
 
-def tiny_dit(*, depth: int = 2, channels: int = 1, out_channels: int | None = None, classes: int = 3) -> DiT:
-    """A frozen DiT of width 8 on 4x4 images with random weights, always the same ones."""
-    torch.manual_seed(0)
-    transformer = DiTTransformer2DModel(
-        num_attention_heads=2,
-        attention_head_dim=4,
-        in_channels=channels,
-        out_channels=out_channels,
-        num_layers=depth,
-        sample_size=4,
-        patch_size=2,
-        num_embeds_ada_norm=classes,
-        norm_eps=1e-6,
-    )
-    scheduler = DDIMScheduler(timestep_spacing="linspace", clip_sample=False)
-    return DiT(transformer, scheduler, "tiny", "b" * 64).requires_grad_(False).eval()
-
-
-def tiny_pipeline(steps: int = 4, guidance_scale: float = 1.5) -> Pipeline:
+def tiny_pipeline(steps: int = 4, guidance: Guidance = GUIDANCE) -> Pipeline:
     model = tiny_dit()
-    return Pipeline(model, make_solver("ddim", steps, model.scheduler), guidance_scale)
+    return Pipeline(model, make_solver("ddim", steps, model), guidance)
 
 
-def measured_schedule(pipeline: Pipeline, mask: Mask) -> Schedule:
+def measured_schedule(pipeline: Pipeline, table: Table) -> Schedule:
     """A schedule for the pipeline that says of itself what a measured one does."""
-    plain = make_schedule(pipeline, mask, Provenance(policy="test", settings={"number": 2}))
+    plain = make_schedule(pipeline, table, Provenance(policy="test", settings={"number": 2}))
     return plain.with_quality(Quality(protocol="test", metrics={"mse": 1e-3}))
 
 
