@@ -18,7 +18,7 @@ from l2c_ray.errors import CheckpointError, ConfigError, LearningError
 from l2c_ray.learning.state import pack, unpack
 from l2c_ray.models.base import CacheableTransformer, compute_all
 from l2c_ray.models.dit import DiT
-from l2c_ray.models.uvit import UViT, UViTShape
+from l2c_ray.models.uvit import UViT, UViTShape, noise_scheduler
 from l2c_ray.storage.files import home, make_writable
 from l2c_ray.storage.tensors import read_tensors, write_tensors
 
@@ -177,11 +177,10 @@ def build_model(config: PretrainingConfig) -> CacheableTransformer:
         raise ConfigError(
             "patch_size", f"{config.patch_size} does not divide the {image_size} pixels of an image", "take a divisor"
         )
-    scheduler = DDIMScheduler(timestep_spacing="trailing", clip_sample=False)
-    return _BUILDERS[config.family](config, scheduler)
+    return _BUILDERS[config.family](config)
 
 
-def _build_dit(config: PretrainingConfig, scheduler: DDIMScheduler) -> CacheableTransformer:
+def _build_dit(config: PretrainingConfig) -> CacheableTransformer:
     """Its blocks start as the identity (adaLN-zero) and its output starts at zero."""
     channels, image_size, _ = digits.IMAGE_SHAPE
     transformer = DiTTransformer2DModel(
@@ -198,10 +197,11 @@ def _build_dit(config: PretrainingConfig, scheduler: DDIMScheduler) -> Cacheable
         _zero(block.norm1.linear)
     _zero(transformer.proj_out_1)
     _zero(transformer.proj_out_2)
+    scheduler = DDIMScheduler(timestep_spacing="trailing", clip_sample=False)
     return DiT(transformer, scheduler, config.name, None)
 
 
-def _build_uvit(config: PretrainingConfig, scheduler: DDIMScheduler) -> CacheableTransformer:
+def _build_uvit(config: PretrainingConfig) -> CacheableTransformer:
     channels, image_size, _ = digits.IMAGE_SHAPE
     shape = UViTShape(
         depth=config.depth,
@@ -213,7 +213,7 @@ def _build_uvit(config: PretrainingConfig, scheduler: DDIMScheduler) -> Cacheabl
         num_classes=digits.NUM_CLASSES,
         label_dropout=0.1,
     )
-    return UViT(shape, scheduler, config.name, None)
+    return UViT(shape, noise_scheduler(), config.name, None)
 
 
 _BUILDERS = {DiT.family: _build_dit, UViT.family: _build_uvit}
