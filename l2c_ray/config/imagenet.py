@@ -29,8 +29,8 @@ class ImageModelSection(ModelSection):
 class ImagesSection(Section):
     """Which images are made, and where to.
 
-    Image i has label i mod the number of classes and seed first_seed + i. So all classes have the same number of images;
-    the DiT authors draw labels at random.
+    Image i has label i mod the number of classes and seed first_seed + i. So all classes have the same number of
+    images; the DiT authors draw labels at random.
     """
 
     storage: Annotated[str, Field(min_length=1), AfterValidator(_folder_or_bucket)]
