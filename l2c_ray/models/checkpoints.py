@@ -113,18 +113,26 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None
     """Makes `tensors` the module's own, without a copy.
 
     Raises:
+        CheckpointError: as `require_tensors`.
+    """
+    require_tensors({name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}, tensors, source)
+    module.load_state_dict(dict(tensors), assign=True)
+
+
+def require_tensors(shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Refuses tensors that are not those of `shapes`; `source` is the file that they are from.
+
+    Raises:
         CheckpointError: names the first tensor that is missing, unknown or of another shape.
     """
-    wanted = module.state_dict()
-    for name, tensor in wanted.items():
+    for name, shape in shapes.items():
         if name not in tensors:
             raise _misfit(name, source, "is missing")
-        if tensors[name].shape != tensor.shape:
-            raise _misfit(name, source, f"has shape {list(tensors[name].shape)}, not {list(tensor.shape)}")
+        if tensors[name].shape != shape:
+            raise _misfit(name, source, f"has shape {list(tensors[name].shape)}, not {list(shape)}")
     for name in tensors:
-        if name not in wanted:
+        if name not in shapes:
             raise _misfit(name, source, "is no tensor of this model")
-    module.load_state_dict(dict(tensors), assign=True)
 
 
 def _misfit(tensor: str, source: Path, problem: str) -> CheckpointError:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from l2c_ray.errors import CheckpointError
 from l2c_ray.models.base import CacheableTransformer, ZooEntry
-from l2c_ray.models.checkpoints import digest, fill, read_public
+from l2c_ray.models.checkpoints import digest, fill, read_public, require_tensors
 from l2c_ray.models.dit import DiT, load_folder, share_embedder
 from l2c_ray.schedule import Guidance
 
@@ -36,6 +36,7 @@ _EMBEDDERS = {
 }
 _POSITIONS = "pos_embed"
 _PIXELS_A_LATENT = 8
+_TIME_FREQUENCIES = 256
 _GUIDANCE = Guidance(scale=1.5, rule="first-three")
 """Of the paper's ImageNet tables."""
 
@@ -54,6 +55,10 @@ class DiTShape:
     num_classes: int = 1000
     learn_sigma: bool = True
     """Whether the model puts out a variance beside the noise."""
+
+    @property
+    def out_channels(self) -> int:
+        return self.channels * (2 if self.learn_sigma else 1)
 
 
 def entries() -> dict[str, ZooEntry]:
@@ -84,7 +89,7 @@ def build(shape: DiTShape, name: str) -> DiT:
         num_attention_heads=shape.heads,
         attention_head_dim=shape.width // shape.heads,
         in_channels=shape.channels,
-        out_channels=shape.channels * (2 if shape.learn_sigma else 1),
+        out_channels=shape.out_channels,
         num_layers=shape.depth,
         sample_size=shape.image_size,
         patch_size=shape.patch_size,
@@ -114,20 +119,48 @@ def load(shape: DiTShape, name: str, path: Path) -> DiT:
 
 
 def from_tensors(shape: DiTShape, name: str, tensors: Mapping[str, Tensor], source: Path) -> DiT:
-    """The model of these tensors in the authors' naming; `source` is named in errors."""
+    """The model of these tensors in the authors' naming; `source` is named in errors.
+
+    Raises:
+        CheckpointError: names the first tensor that is missing, unknown or of another shape.
+    """
+    require_tensors(_shapes(shape), tensors, source)
     with torch.device("meta"):
         model = build(shape, name)
-    positions = tensors.get(_POSITIONS)
-    expected = model.transformer.pos_embed.pos_embed.shape
-    if positions is None or positions.shape != expected:
-        found = "is missing" if positions is None else f"has shape {list(positions.shape)}, not {list(expected)}"
-        raise CheckpointError(f"{_POSITIONS} in {source}", found, "give weights of this family and size")
-    fill(model.transformer, _renamed(shape.depth, tensors, source), source)
-    model.transformer.pos_embed.pos_embed = positions
+    fill(model.transformer, _renamed(shape.depth, tensors), source)
+    model.transformer.pos_embed.pos_embed = tensors[_POSITIONS]
     return model
 
 
-def _renamed(depth: int, tensors: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:
+def _shapes(shape: DiTShape) -> dict[str, tuple[int, ...]]:
+    """Of the authors' tensors by their names."""
+    width, patch_pixels = shape.width, shape.patch_size**2
+    layers = {
+        "t_embedder.mlp.0": (width, _TIME_FREQUENCIES),
+        "t_embedder.mlp.2": (width, width),
+        "final_layer.adaLN_modulation.1": (2 * width, width),
+        "final_layer.linear": (patch_pixels * shape.out_channels, width),
+    }
+    for block in (f"blocks.{index}" for index in range(shape.depth)):
+        layers |= {
+            f"{block}.adaLN_modulation.1": (6 * width, width),
+            f"{block}.attn.qkv": (3 * width, width),
+            f"{block}.attn.proj": (width, width),
+            f"{block}.mlp.fc1": (4 * width, width),
+            f"{block}.mlp.fc2": (width, 4 * width),
+        }
+    shapes: dict[str, tuple[int, ...]] = {
+        _POSITIONS: (1, shape.image_size**2 // patch_pixels, width),
+        "x_embedder.proj.weight": (width, shape.channels, shape.patch_size, shape.patch_size),
+        "x_embedder.proj.bias": (width,),
+        "y_embedder.embedding_table.weight": (shape.num_classes + 1, width),
+    }
+    for layer, (puts_out, takes_in) in layers.items():
+        shapes |= {f"{layer}.weight": (puts_out, takes_in), f"{layer}.bias": (puts_out,)}
+    return shapes
+
+
+def _renamed(depth: int, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         stem, _, parameter = name.rpartition(".")
@@ -137,11 +170,9 @@ def _renamed(depth: int, tensors: Mapping[str, Tensor], source: Path) -> dict[st
             # In diffusers every block names the embedders as its own.
             for block in range(depth):
                 renamed[f"transformer_blocks.{block}.norm1.emb.{_EMBEDDERS[stem]}.{parameter}"] = tensor
-        elif stem.startswith("blocks.") and stem.count(".") >= 2:
+        elif name != _POSITIONS:
             _, index, layer = stem.split(".", 2)
             renamed |= _renamed_in_block(f"transformer_blocks.{index}", layer, parameter, tensor)
-        elif name != _POSITIONS:
-            raise CheckpointError(f"{name} in {source}", "is no tensor of a DiT", "give weights of this family")
     return renamed
 
 
@@ -149,4 +180,4 @@ def _renamed_in_block(block: str, layer: str, parameter: str, tensor: Tensor) ->
     if layer == "attn.qkv":
         parts = zip(("to_q", "to_k", "to_v"), tensor.chunk(3), strict=True)
         return {f"{block}.attn1.{part}.{parameter}": chunk for part, chunk in parts}
-    return {f"{block}.{_OF_A_BLOCK.get(layer, layer)}.{parameter}": tensor}
+    return {f"{block}.{_OF_A_BLOCK[layer]}.{parameter}": tensor}

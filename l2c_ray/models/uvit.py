@@ -191,19 +191,20 @@ def entries() -> dict[str, ZooEntry]:
 
 def build(shape: UViTShape, name: str) -> UViT:
     """A model with random weights on torch's default device."""
-    with torch.device("cpu"):
-        return UViT(shape, noise_scheduler(), name, None)
+    return UViT(shape, noise_scheduler(), name, None)
 
 
 def noise_scheduler() -> DDIMScheduler:
     """Stable Diffusion's, which the authors train with."""
-    return DDIMScheduler(
-        beta_schedule="scaled_linear",
-        beta_start=0.00085,
-        beta_end=0.012,
-        timestep_spacing="trailing",
-        clip_sample=False,
-    )
+    # Whatever device a model is built on, solvers read it.
+    with torch.device("cpu"):
+        return DDIMScheduler(
+            beta_schedule="scaled_linear",
+            beta_start=0.00085,
+            beta_end=0.012,
+            timestep_spacing="trailing",
+            clip_sample=False,
+        )
 
 
 def load_public(shape: UViTShape, name: str, path: Path) -> UViT:

@@ -22,7 +22,7 @@ def test_python_entrypoint_learns_registers_and_logs(cluster: Cluster) -> None:
     artifacts = {file.path for file in cluster.mlflow.list_artifacts(run.info.run_id)}
     assert {"schedule.json", "heatmap.png", "frontier.png", "frontier.json", "config-from-0.json"} <= artifacts
     assert "registered as digits-dit-ddim-20 version" in log
-    assert "fixed interval 2" in log
+    assert "fixed-interval:interval=2" in log
 
 
 def test_bad_config_fails_the_job_with_one_line(cluster: Cluster) -> None:
@@ -95,7 +95,7 @@ def test_killed_worker_does_not_change_the_schedule(cluster: Cluster) -> None:
     status, log = cluster.wait_for_job(job)
     assert status == JobStatus.SUCCEEDED, log
     undisturbed, disturbed = (_schedule(cluster, name) for name in ("undisturbed", "disturbed"))
-    assert disturbed.compute == undisturbed.compute
+    assert disturbed.table == undisturbed.table
     assert disturbed.quality == undisturbed.quality
 
 

@@ -12,12 +12,12 @@ from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.errors import RegistryError, UnreachableError
 from l2c_ray.evaluation.cost import make_schedule
 from l2c_ray.models import zoo
-from l2c_ray.policies.fixed_interval import fixed_interval_mask
+from l2c_ray.policies.fixed_interval import fixed_interval
 from l2c_ray.registry import tracking
 from l2c_ray.registry.tracking import TrackedRun
 from l2c_ray.registry.versions import CHAMPION, get_version, list_versions, load_schedule, register, resolve
 from l2c_ray.sampling.solvers import make_solver
-from l2c_ray.schedule import Provenance, Quality, Schedule
+from l2c_ray.schedule import Guidance, Provenance, Quality, Schedule
 
 NAME = "digits-dit-ddim-4"
 
@@ -32,8 +32,8 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tracking
 @pytest.fixture(scope="module")
 def schedule() -> Schedule:
     model = zoo.load("digits-dit")
-    pipeline = Pipeline(model, make_solver("ddim", 4, model.scheduler), 1.5)
-    plain = make_schedule(pipeline, fixed_interval_mask(4, 24, 2), Provenance(policy="test", settings={}))
+    pipeline = Pipeline(model, make_solver("ddim", 4, model), Guidance(scale=1.5))
+    plain = make_schedule(pipeline, fixed_interval(4, 24, 2), Provenance(policy="test", settings={}))
     return plain.with_quality(Quality(protocol="test", metrics={"mse": 1e-3}))
 
 

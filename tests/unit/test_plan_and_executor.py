@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
-from unit_factories import tiny_pipeline
+from unit_factories import GUIDANCE, tiny_pipeline
 
 from l2c_ray.caching.executor import ScheduleExecutor
 from l2c_ray.caching.pipeline import Pipeline, encode_png, to_pixels
@@ -17,20 +17,18 @@ from l2c_ray.caching.plan import Action, plan
 from l2c_ray.errors import L2CError, ScheduleError
 from l2c_ray.evaluation.cost import make_schedule
 from l2c_ray.models.base import CacheableTransformer
-from l2c_ray.policies.fixed_interval import fixed_interval_mask
+from l2c_ray.policies.fixed_interval import fixed_interval
 from l2c_ray.sampling.loop import evaluate_guided, full_run, noise_from_seeds
-from l2c_ray.schedule import Mask, Provenance, Schedule
-
-COMPUTE, KEEP, REUSE, DROP = Action.COMPUTE, Action.COMPUTE_AND_KEEP, Action.REUSE, Action.REUSE_AND_DROP
+from l2c_ray.schedule import Guidance, Mask, Provenance, Schedule, Table
 
 
-def random_mask(steps: int, units: int, seed: int) -> Mask:
+def random_table(steps: int, units: int, seed: int) -> Table:
     rows = torch.randint(2, (steps - 1, units), generator=torch.Generator().manual_seed(seed)).tolist()
-    return ((1,) * units, *map(tuple, rows))
+    return Table.of(((1,) * units, *map(tuple, rows)))
 
 
-def scheduled(pipeline: Pipeline, mask: Mask) -> Schedule:
-    return make_schedule(pipeline, mask, Provenance(policy="test", settings={}))
+def scheduled(pipeline: Pipeline, table: Table) -> Schedule:
+    return make_schedule(pipeline, table, Provenance(policy="test", settings={}))
 
 
 @contextmanager
@@ -52,23 +50,30 @@ def recorded_computations(model: CacheableTransformer) -> Iterator[list[list[int
             hook.remove()
 
 
+COMPUTE, LAST = None, (1.0,)
+
+
 @pytest.mark.parametrize(
     ("column", "actions"),
     [
-        ((1,), [COMPUTE]),
-        ((1, 1), [COMPUTE, COMPUTE]),
-        ((1, 0), [KEEP, DROP]),
-        ((1, 0, 0, 0), [KEEP, REUSE, REUSE, DROP]),
-        ((1, 0, 1, 0), [KEEP, DROP, KEEP, DROP]),
-        ((1, 1, 0, 1), [COMPUTE, KEEP, DROP, COMPUTE]),
+        ((1,), [(COMPUTE, 0)]),
+        ((1, 1), [(COMPUTE, 0), (COMPUTE, 0)]),
+        ((1, 0), [(COMPUTE, 1), (LAST, 0)]),
+        ((1, 0, 0, 0), [(COMPUTE, 1), (LAST, 1), (LAST, 1), (LAST, 0)]),
+        ((1, 0, 1, 0), [(COMPUTE, 1), (LAST, 0), (COMPUTE, 1), (LAST, 0)]),
+        ((1, 1, 0, 1), [(COMPUTE, 0), (COMPUTE, 1), (LAST, 0), (COMPUTE, 0)]),
     ],
 )
-def test_plan_keeps_an_output_as_long_as_it_is_reused(column: tuple[int, ...], actions: list[Action]) -> None:
-    assert [row[0] for row in plan(tuple((bit,) for bit in column))] == actions
+def test_plan_keeps_an_output_as_long_as_it_is_reused(
+    column: tuple[int, ...], actions: list[tuple[tuple[float, ...] | None, int]]
+) -> None:
+    table = Table.of(tuple((bit,) for bit in column))
+    assert [row[0] for row in plan(table)] == [Action(weights, keep) for weights, keep in actions]
 
 
 def test_plan_has_a_row_of_actions_for_each_step() -> None:
-    assert plan(((1, 1), (0, 1), (1, 0))) == ((KEEP, COMPUTE), (DROP, KEEP), (COMPUTE, DROP))
+    kept, computed, dropped = Action(COMPUTE, 1), Action(COMPUTE, 0), Action(LAST, 0)
+    assert plan(Table.of(((1, 1), (0, 1), (1, 0)))) == ((kept, computed), (dropped, kept), (computed, dropped))
 
 
 @given(
@@ -79,7 +84,7 @@ def test_plan_has_a_row_of_actions_for_each_step() -> None:
     )
 )
 def test_executor_gives_the_last_computed_value_and_asks_for_no_other(mask: Mask) -> None:
-    executor = ScheduleExecutor(mask)
+    executor = ScheduleExecutor(Table.of(mask))
     newest: dict[int, Tensor] = {}
     for step, row in enumerate(mask):
         branch = executor(step)
@@ -99,7 +104,7 @@ def test_executor_gives_the_last_computed_value_and_asks_for_no_other(mask: Mask
 
 def test_executor_holds_no_tensor_longer_than_it_is_reused() -> None:
     mask: Mask = ((1, 1, 1), (0, 1, 0), (0, 0, 1), (1, 0, 1))
-    executor = ScheduleExecutor(mask)
+    executor = ScheduleExecutor(Table.of(mask))
     alive: dict[tuple[int, int], weakref.ref[Tensor]] = {}
     held = []
     for step, row in enumerate(mask):
@@ -116,34 +121,34 @@ def test_executor_holds_no_tensor_longer_than_it_is_reused() -> None:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_exactly_the_units_of_the_mask_are_computed(digits_pipeline: Pipeline, seed: int) -> None:
-    mask = random_mask(4, 24, seed)
-    schedule = scheduled(digits_pipeline, mask)
+    table = random_table(4, 24, seed)
+    schedule = scheduled(digits_pipeline, table)
     with recorded_computations(digits_pipeline.model) as evaluations:
         digits_pipeline.generate([3, 4], [0, 1], schedule)
-    assert evaluations == [[unit for unit, bit in enumerate(row) if bit] for row in mask]
+    assert evaluations == [[unit for unit, bit in enumerate(row) if bit] for row in table.compute]
 
 
 def test_fixed_interval_computes_everything_at_every_second_step_and_nothing_between(
     digits_pipeline: Pipeline,
 ) -> None:
-    schedule = scheduled(digits_pipeline, fixed_interval_mask(4, 24, 2))
+    schedule = scheduled(digits_pipeline, fixed_interval(4, 24, 2))
     with recorded_computations(digits_pipeline.model) as evaluations:
         digits_pipeline.generate([3], [0], schedule)
     assert evaluations == [list(range(24)), [], list(range(24)), []]
 
 
-def test_fixed_interval_mask_counts_from_step_0() -> None:
-    assert fixed_interval_mask(5, 2, 3) == ((1, 1), (0, 0), (0, 0), (1, 1), (0, 0))
+def test_fixed_interval_counts_from_step_0() -> None:
+    assert fixed_interval(5, 2, 3).compute == ((1, 1), (0, 0), (0, 0), (1, 1), (0, 0))
 
 
 def test_schedule_that_computes_everything_gives_the_full_run_bit_for_bit(digits_pipeline: Pipeline) -> None:
-    schedule = scheduled(digits_pipeline, ((1,) * 24,) * 4)
+    schedule = scheduled(digits_pipeline, Table.of(((1,) * 24,) * 4))
     labels, seeds = [3, 1, 4], [1, 5, 9]
     assert torch.equal(digits_pipeline.generate(labels, seeds, schedule), digits_pipeline.generate(labels, seeds))
 
 
 def test_schedule_that_reuses_gives_other_images_than_the_full_run(digits_pipeline: Pipeline) -> None:
-    schedule = scheduled(digits_pipeline, fixed_interval_mask(4, 24, 2))
+    schedule = scheduled(digits_pipeline, fixed_interval(4, 24, 2))
     assert not torch.allclose(
         digits_pipeline.generate([3], [1], schedule), digits_pipeline.generate([3], [1]), atol=1e-3
     )
@@ -151,23 +156,24 @@ def test_schedule_that_reuses_gives_other_images_than_the_full_run(digits_pipeli
 
 def test_interleaved_requests_do_not_mix(digits_pipeline: Pipeline) -> None:
     model, solver = digits_pipeline.model, digits_pipeline.solver
-    masks = [random_mask(4, 24, 0), random_mask(4, 24, 1)]
+    tables = [random_table(4, 24, 0), random_table(4, 24, 1)]
     labels = [torch.tensor([2, 7]), torch.tensor([5])]
-    executors = [ScheduleExecutor(mask) for mask in masks]
+    executors = [ScheduleExecutor(table) for table in tables]
     samples = [noise_from_seeds(range(len(wanted)), model.image_shape) for wanted in labels]
+    advances = [solver.begin() for _ in executors]
     with torch.inference_mode():
         for step, time in enumerate(solver.timesteps):
             for index, executor in enumerate(executors):
-                output = evaluate_guided(model, samples[index], time, labels[index], 1.5, executor(step))
-                samples[index] = solver.advance(step, samples[index], output)
-    for mask, wanted, sample in zip(masks, labels, samples, strict=True):
-        alone = digits_pipeline.generate(wanted.tolist(), range(len(wanted)), scheduled(digits_pipeline, mask))
+                output = evaluate_guided(model, samples[index], time, labels[index], GUIDANCE, executor(step))
+                samples[index] = advances[index](step, samples[index], output)
+    for table, wanted, sample in zip(tables, labels, samples, strict=True):
+        alone = digits_pipeline.generate(wanted.tolist(), range(len(wanted)), scheduled(digits_pipeline, table))
         assert torch.equal(sample, alone)
 
 
 @pytest.mark.parametrize("reusing", [False, True])
 def test_batch_of_n_gives_the_images_of_n_batches_of_one(digits_pipeline: Pipeline, reusing: bool) -> None:
-    schedule = scheduled(digits_pipeline, random_mask(4, 24, 2)) if reusing else None
+    schedule = scheduled(digits_pipeline, random_table(4, 24, 2)) if reusing else None
     labels, seeds = [0, 5, 9], [7, 8, 7]
     together = digits_pipeline.generate(labels, seeds, schedule)
     apart = digits_pipeline.generate(labels, seeds, schedule, batch_size=1)
@@ -176,15 +182,15 @@ def test_batch_of_n_gives_the_images_of_n_batches_of_one(digits_pipeline: Pipeli
 
 
 def test_schedule_of_another_guidance_scale_is_refused() -> None:
-    schedule = scheduled(tiny_pipeline(guidance_scale=2.0), ((1,) * 4,) * 4)
-    with pytest.raises(ScheduleError, match=r"sampler\.guidance_scale"):
-        tiny_pipeline(guidance_scale=1.5).generate([0], [0], schedule)
+    schedule = scheduled(tiny_pipeline(guidance=Guidance(scale=2.0)), Table.of(((1,) * 4,) * 4))
+    with pytest.raises(ScheduleError, match=r"sampler\.guidance"):
+        tiny_pipeline().generate([0], [0], schedule)
 
 
-@pytest.mark.parametrize("guidance_scale", [1.0, 1.5])
-def test_labels_without_a_seed_each_are_refused(guidance_scale: float) -> None:
+@pytest.mark.parametrize("scale", [1.0, 1.5])
+def test_labels_without_a_seed_each_are_refused(scale: float) -> None:
     with pytest.raises((ValueError, L2CError)):
-        tiny_pipeline(guidance_scale=guidance_scale).generate([0, 1], [5])
+        tiny_pipeline(guidance=Guidance(scale=scale)).generate([0, 1], [5])
 
 
 def test_full_run_asks_for_every_unit() -> None:

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from unit_factories import MASK, model_identity, sampler_identity, sealed, small_schedule
+from unit_factories import MASK, cost, model_identity, sampler_identity, sealed, small_schedule
 
 from l2c_ray.errors import ScheduleError
-from l2c_ray.schedule import Cost, Mask, Quality, Schedule
+from l2c_ray.schedule import Guidance, Mask, Quality, Schedule, Table
 
 Content = dict[str, Any]
 
@@ -53,7 +53,7 @@ def test_hash_is_that_of_the_canonical_json_of_every_other_field() -> None:
 
 def test_same_content_gives_the_same_hash_and_any_change_another() -> None:
     assert small_schedule().sha256 == small_schedule().sha256
-    other = small_schedule(compute=(MASK[0], MASK[1], (1, 1, 1, 1)))
+    other = small_schedule(table=Table.of((MASK[0], MASK[1], (1, 1, 1, 1))))
     assert other.sha256 != small_schedule().sha256
 
 
@@ -73,7 +73,7 @@ def test_measured_quality_comes_under_a_new_hash_and_changes_nothing_else() -> N
 
 def test_schedule_cannot_be_changed_in_place() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        small_schedule().compute = MASK
+        small_schedule().table = Table.of(MASK)
 
 
 @pytest.mark.parametrize(
@@ -82,22 +82,40 @@ def test_schedule_cannot_be_changed_in_place() -> None:
         pytest.param(changed("colour", to="red"), "colour", id="unknown field"),
         pytest.param(changed("model", "colour", to="red"), "model.colour", id="unknown field of a part"),
         pytest.param(lambda content: content.pop("cost"), "cost", id="missing field"),
-        pytest.param(lambda content: content["compute"].pop(), "compute has 2 rows", id="too few rows"),
-        pytest.param(lambda content: content["compute"].append([1] * 4), "compute has 4 rows", id="too many rows"),
-        pytest.param(lambda content: content["compute"][2].pop(), "compute has 3 values at step 2", id="short row"),
-        pytest.param(lambda content: content["compute"][1].append(1), "compute has 5 values", id="long row"),
-        pytest.param(changed("compute", to=[]), "compute", id="no rows"),
-        pytest.param(changed("compute", 1, 2, to=2), "compute", id="mask holds 2"),
-        pytest.param(changed("compute", 1, 2, to=-1), "compute", id="mask holds -1"),
-        pytest.param(changed("compute", 1, 2, to=0.5), "compute.1.2", id="mask holds a fraction"),
-        pytest.param(changed("compute", 1, 2, to=True), "compute.1.2", id="mask holds a boolean"),
-        pytest.param(changed("compute", 1, 2, to="1"), "compute.1.2", id="mask holds text"),
-        pytest.param(changed("compute", 0, 3, to=0), "compute", id="reuse at step 0"),
+        pytest.param(
+            changed("table", to={"compute": MASK[:2], "cache_steps": [1]}),
+            "table.compute has 2 rows",
+            id="too few rows",
+        ),
+        pytest.param(
+            lambda content: content["table"]["compute"].append([1] * 4), "table.compute has 4 rows", id="too many rows"
+        ),
+        pytest.param(
+            lambda content: content["table"]["compute"][2].pop(),
+            "table.compute in some.json: has 3 values at step 2",
+            id="short row",
+        ),
+        pytest.param(
+            lambda content: content["table"]["compute"][1].append(1),
+            "table.compute in some.json: has 5 values",
+            id="long row",
+        ),
+        pytest.param(changed("table", "compute", to=[]), "table.compute", id="no rows"),
+        pytest.param(changed("table", "compute", to=[[], [], []]), "table.compute", id="no units"),
+        pytest.param(changed("sampler", "guidance", "rule", to="other"), "sampler.guidance.rule", id="unknown rule"),
+        pytest.param(changed("table", "compute", 1, 2, to=2), "compute", id="mask holds 2"),
+        pytest.param(changed("table", "compute", 1, 2, to=-1), "compute", id="mask holds -1"),
+        pytest.param(changed("table", "compute", 1, 2, to=0.5), "table.compute.1.2", id="mask holds a fraction"),
+        pytest.param(changed("table", "compute", 1, 2, to=True), "table.compute.1.2", id="mask holds a boolean"),
+        pytest.param(changed("table", "compute", 1, 2, to="1"), "table.compute.1.2", id="mask holds text"),
+        pytest.param(changed("table", "compute", 0, 3, to=0), "compute", id="reuse at step 0"),
         pytest.param(changed("format", to="l2c-schedule/2"), "format", id="future version"),
         pytest.param(changed("model", "depth", to="2"), "model.depth", id="wrong type"),
         pytest.param(changed("model", "weights_sha256", to="abc"), "model.weights_sha256", id="no hash of weights"),
         pytest.param(changed("sampler", "timesteps", to=[999.0]), "timesteps", id="timesteps of other length"),
-        pytest.param(changed("sampler", "guidance_scale", to=-1.0), "sampler.guidance_scale", id="negative guidance"),
+        pytest.param(
+            changed("sampler", "guidance", "scale", to=-1.0), "sampler.guidance.scale", id="negative guidance"
+        ),
         pytest.param(changed("sampler", "timesteps", to=[999.0, 0.0, 500.0]), "timesteps rises", id="rising"),
         pytest.param(changed("sampler", "timesteps", 2, to=-1.0), "sampler.timesteps.2", id="negative timestep"),
         pytest.param(changed("sampler", "name", to="a/b"), "sampler.name", id="sampler name with a slash"),
@@ -111,9 +129,13 @@ def test_schedule_cannot_be_changed_in_place() -> None:
         pytest.param(changed("model", "units", 1, to=""), "model.units.1", id="unit without a name"),
         pytest.param(changed("model", "units", 1, to="mlp"), "model.units.1", id="unit of no block"),
         pytest.param(changed("quality", to={"protocol": "x", "metrics": {"mse": -1e-9}}), "mse", id="negative error"),
-        pytest.param(changed("cost", "full", to=0), "cost.full", id="full run costs nothing"),
-        pytest.param(changed("cost", "cached", to=1201), "cost", id="cached costs more than full"),
-        pytest.param(changed("cost", "count", to="flops"), "cost.count", id="unknown count"),
+        pytest.param(changed("cost", "layers", "full", to=0), "cost.layers.full", id="full run costs nothing"),
+        pytest.param(
+            changed("cost", "with_attention", "cached", to=1201),
+            "cost.with_attention",
+            id="cached costs more than full",
+        ),
+        pytest.param(changed("cost", "flops", to={"full": 2, "cached": 1}), "cost.flops", id="unknown count"),
     ],
 )
 def test_refusal_names_the_field(edit: Callable[[Content], None], named: str) -> None:
@@ -124,18 +146,18 @@ def test_refusal_names_the_field(edit: Callable[[Content], None], named: str) ->
 
 def test_reuse_at_step_0_is_refused_naming_the_unit() -> None:
     content = content_of(small_schedule())
-    content["compute"][0][3] = 0
+    content["table"]["compute"][0][3] = 0
     assert "step 0 reuses unit 3" in refusal(sealed(content))
 
 
 @pytest.mark.parametrize(
     ("path", "to"),
     [
-        (("compute", 1, 0), 1),
+        (("table", "compute", 1, 0), 1),
         (("provenance", "settings", "theta"), 0.4),
-        (("sampler", "guidance_scale"), 2.0),
+        (("sampler", "guidance", "scale"), 2.0),
         (("model", "name"), "other"),
-        (("cost", "cached"), 100),
+        (("cost", "layers", "cached"), 100),
         (("sha256",), "0" * 64),
     ],
 )
@@ -166,7 +188,7 @@ def test_text_that_is_nested_too_deeply_is_refused(nested: str) -> None:
     [
         ('"depth":2', '"depth":5,"depth":2', "depth"),
         ('"theta":0.5', '"theta":0.5,"theta":0.5', "theta"),
-        ('{"compute":', '{"compute":[[1]],"compute":', "compute"),
+        ('"compute":', '"compute":[[1]],"compute":', "compute"),
         ('"depth":2', f'"depth":{"9" * 5000},"depth":2', "is not JSON"),
     ],
 )
@@ -177,10 +199,10 @@ def test_key_that_is_there_twice_is_refused_naming_it(once: str, twice: str, nam
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999"])
-@pytest.mark.parametrize("field", ["guidance_scale", "theta", "mse"])
+@pytest.mark.parametrize("field", ["scale", "theta", "mse"])
 def test_number_that_is_not_finite_is_refused_naming_the_field(field: str, value: str) -> None:
     text = small_schedule(quality=Quality(protocol="frontier/1", metrics={"mse": 0.25})).to_json()
-    old = {"guidance_scale": "1.5", "theta": "0.5", "mse": "0.25"}[field]
+    old = {"scale": "1.5", "theta": "0.5", "mse": "0.25"}[field]
     broken = text.replace(f'"{field}":{old}', f'"{field}":{value}')
     assert broken != text
     assert field in refusal(broken)
@@ -189,7 +211,7 @@ def test_number_that_is_not_finite_is_refused_naming_the_field(field: str, value
 @pytest.mark.parametrize("mask", [((1, 1, 1, 0), *MASK[1:]), MASK[:2], ((1, 1), (0, 1), (1, 0)), (MASK[0], (2,) * 4)])
 def test_no_schedule_is_made_of_a_mask_that_does_not_fit(mask: Mask) -> None:
     with pytest.raises(ScheduleError, match="compute"):
-        small_schedule(compute=mask)
+        small_schedule(table=Table.of(mask))
 
 
 @pytest.mark.parametrize(
@@ -215,7 +237,8 @@ def test_another_model_is_refused_naming_what_differs(difference: dict[str, Any]
         {"name": "euler"},
         {"steps": 2, "timesteps": (999.0, 0.0)},
         {"timesteps": (999.0, 501.0, 0.0)},
-        {"guidance_scale": 2.0},
+        {"guidance": Guidance(scale=2.0)},
+        {"guidance": Guidance(scale=1.5, rule="first-three")},
     ],
     ids=lambda difference: next(iter(difference)),
 )
@@ -226,10 +249,10 @@ def test_another_sampler_is_refused_naming_what_differs(difference: dict[str, An
 
 
 def test_the_model_and_sampler_it_was_made_for_are_accepted() -> None:
-    schedule = small_schedule(model=model_identity(name="mine"), sampler=sampler_identity(guidance_scale=4.0))
-    schedule.require(model_identity(name="mine"), sampler_identity(guidance_scale=4.0))
+    schedule = small_schedule(model=model_identity(name="mine"), sampler=sampler_identity(guidance=Guidance(scale=4.0)))
+    schedule.require(model_identity(name="mine"), sampler_identity(guidance=Guidance(scale=4.0)))
     with pytest.raises(ScheduleError, match=r"model\.name"):
-        schedule.require(model_identity(), sampler_identity(guidance_scale=4.0))
+        schedule.require(model_identity(), sampler_identity(guidance=Guidance(scale=4.0)))
 
 
 def test_timesteps_of_two_evaluations_may_be_equal() -> None:
@@ -244,8 +267,7 @@ def masks(steps: int = 3, units: int = 4) -> st.SearchStrategy[Mask]:
 @given(mask=masks(), skipped=st.integers(0, 999), seed=st.integers(), lambda_=st.floats(0, 1e6))
 def test_any_valid_schedule_survives_writing_and_reading(mask: Mask, skipped: int, seed: int, lambda_: float) -> None:
     provenance = small_schedule().provenance.model_copy(update={"settings": {"seed": seed, "lambda": lambda_}})
-    cost = Cost(count="layers+attention", full=1000, cached=1000 - skipped)
-    schedule = small_schedule(compute=mask, provenance=provenance, cost=cost)
+    schedule = small_schedule(table=Table.of(mask), provenance=provenance, cost=cost(1000 - skipped, full=1000))
     again = Schedule.from_json(schedule.to_json(), source="x")
     assert again == schedule
     assert again.to_json() == schedule.to_json()
