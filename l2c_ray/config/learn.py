@@ -1,8 +1,8 @@
 """Settings of jobs/learn.py and `l2c learn`."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from l2c_ray.config.base import Folder, JobConfig, Section
 from l2c_ray.schedule import MOST_GUIDANCE, Guidance, GuidanceRule, Name
@@ -43,14 +43,22 @@ class SamplerSection(Section):
 
 
 class RouterSection(Section):
-    """The router's loss and its threshold."""
+    """What the router is to learn: the paper's loss with `lambda`, or the best trajectory within a `budget`."""
 
-    sparsity_weight: Annotated[float, Field(ge=0, alias="lambda")]
+    sparsity_weight: Annotated[float, Field(ge=0, alias="lambda")] = 0.0
+    budget: Annotated[float, Field(gt=0, le=1)] | None = None
+    """The share of the full run's multiply-accumulates that the schedule may take."""
     theta: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Compute where the score is above this."""
     initial_logit: Annotated[float, Field(ge=-100, le=100)] = 2.0
     shifted: bool = True
     """Which evaluation of a two-evaluation update may reuse: the first (of the next update), or else the second."""
+
+    @model_validator(mode="after")
+    def _has_one_aim(self) -> Self:
+        if ("sparsity_weight" in self.model_fields_set) == (self.budget is not None):
+            raise ValueError("needs either lambda or budget")
+        return self
 
 
 class TrainingSection(Section):

@@ -16,7 +16,7 @@ from l2c_ray.data import digits
 from l2c_ray.distributed import cluster
 from l2c_ray.distributed.mailbox import open_mailbox
 from l2c_ray.distributed.progress_log import ProgressLog
-from l2c_ray.distributed.run_folder import go_on_with, iterations_of
+from l2c_ray.distributed.run_folder import go_on_with
 from l2c_ray.distributed.sampling import ClusterSampler
 from l2c_ray.distributed.stopping import stops_on_sigterm
 from l2c_ray.distributed.trainer import train
@@ -25,9 +25,8 @@ from l2c_ray.evaluation.candidates import standard_candidates
 from l2c_ray.evaluation.cost import make_schedule
 from l2c_ray.evaluation.frontier import LEARNED, Measurement, measure
 from l2c_ray.evaluation.plots import plot_frontier, plot_schedule
-from l2c_ray.learning.learner import Progress, make_router
-from l2c_ray.learning.router import Router
-from l2c_ray.learning.state import unpack_module
+from l2c_ray.learning.learner import Learner, Progress
+from l2c_ray.learning.learners import make_learner
 from l2c_ray.models import zoo
 from l2c_ray.registry import tracking
 from l2c_ray.registry.lineage import git_commit
@@ -84,6 +83,7 @@ def learn(
         LearningStoppedError: SIGTERM ended it, with a checkpoint if there was time for one; the MLflow run is KILLED.
     """
     pipeline = _load_pipeline(config)
+    learner = make_learner(config, pipeline.model, pipeline.solver, digits.load())
     storage = make_writable(Path(config.run.storage) if config.run.storage else home() / "runs")
     client = tracking.connect()
     cluster.connect()
@@ -101,18 +101,18 @@ def learn(
             # The parameters of an MLflow run are those of its first session and cannot change.
             run.log_file(f"config-from-{done}.json", config.model_dump_json(by_alias=True, indent=1).encode())
             on_start(Started(name, run.id, config.training.iterations))
-            router, iterations = _train_router(config, name, storage, pipeline, mailbox, run, on_progress)
+            _train(learner, config, name, storage, mailbox, run, on_progress)
             stopping.check()
             provenance = Provenance(
-                policy=LEARNED, settings=_settings(config) | {"iterations": iterations}, git_commit=git_commit()
+                policy=LEARNED, settings=_settings(config) | {"iterations": learner.iteration}, git_commit=git_commit()
             )
-            schedule = make_schedule(pipeline, router.threshold(config.router.theta), provenance)
+            schedule = make_schedule(pipeline, learner.table(), provenance)
             measurements = _measure(config, pipeline, schedule)
             stopping.check()
             with _kept_for_later(name):
                 _, learned, fewer_steps, _ = measurements
                 schedule = schedule.with_quality(learned.quality(config.evaluation.images))
-                _log_results(run, schedule, router.score_table(), measurements)
+                _log_results(run, schedule, learner.score_table(), measurements)
                 version = register(
                     client,
                     schedule,
@@ -140,11 +140,7 @@ def _fresh_name(config: LearnConfig) -> str:
 def _settings(config: LearnConfig) -> dict[str, str | int | float | bool]:
     """What makes the same schedule again on one worker of the same kind, with the number of iterations."""
     return {
-        "objective": "pair",
-        "lambda": config.router.sparsity_weight,
-        "theta": config.router.theta,
-        "initial_logit": config.router.initial_logit,
-        "shifted": config.router.shifted,
+        **_objective(config),
         "batch_size": config.training.batch_size,
         "learning_rate": config.training.learning_rate,
         "workers": config.cluster.workers,
@@ -152,9 +148,27 @@ def _settings(config: LearnConfig) -> dict[str, str | int | float | bool]:
     }
 
 
+def _objective(config: LearnConfig) -> dict[str, str | int | float | bool]:
+    router = config.router
+    if router.budget is not None:
+        return {"objective": "trajectory", "budget": router.budget}
+    return {
+        "objective": "pair",
+        "lambda": router.sparsity_weight,
+        "theta": router.theta,
+        "initial_logit": router.initial_logit,
+        "shifted": router.shifted,
+    }
+
+
 def _lasting_settings(config: LearnConfig, pipeline: Pipeline) -> dict[str, Any]:
-    """What a run keeps from its first session to its last; theta and the number of iterations may change."""
+    """What a run keeps from its first session to its last.
+
+    Theta may change; so may the number of iterations, but where a budget tightens over them.
+    """
     settings: dict[str, Any] = {key: value for key, value in _settings(config).items() if key != "theta"}
+    if config.router.budget is not None:
+        settings["iterations"] = config.training.iterations
     settings |= {"model": config.model.name, "weights_sha256": pipeline.model.identity().weights_sha256}
     return settings | {f"sampler.{key}": value for key, value in config.sampler}
 
@@ -183,16 +197,16 @@ def _kept_for_later(name: str) -> Iterator[None]:
         raise UnreachableError(error.subject, error.problem, remedy) from error
 
 
-def _train_router(
+def _train(
+    learner: Learner,
     config: LearnConfig,
     name: str,
     storage: Path,
-    pipeline: Pipeline,
     mailbox: Any,
     run: TrackedRun,
     on_progress: Callable[[Progress], None],
-) -> tuple[Router, int]:
-    """The learned router and the iterations that it took, in all sessions of the run."""
+) -> None:
+    """Brings the learner to where the cluster's workers are in the end."""
     log = ProgressLog(run)
 
     def relay(news: list[Progress]) -> None:
@@ -201,12 +215,9 @@ def _train_router(
         log.add(news)
 
     try:
-        state = train(config, name, storage, mailbox, relay)
+        learner.load_state(train(config, name, storage, mailbox, relay))
     finally:
         log.close()
-    router = make_router(config, pipeline.model, pipeline.solver)
-    unpack_module(state, router)
-    return router, iterations_of(state)
 
 
 def _measure(config: LearnConfig, pipeline: Pipeline, schedule: Schedule) -> list[Measurement]:

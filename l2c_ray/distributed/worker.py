@@ -15,7 +15,8 @@ from torch import Tensor
 from l2c_ray.config.learn import LearnConfig
 from l2c_ray.data import digits
 from l2c_ray.distributed.process_group import process_group
-from l2c_ray.learning.learner import RouterLearner
+from l2c_ray.learning.learner import Learner
+from l2c_ray.learning.learners import make_learner
 from l2c_ray.models import zoo
 from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.storage.tensors import read_tensors, write_tensors
@@ -35,7 +36,7 @@ def train_worker(settings: dict[str, Any]) -> Outcome:
         return _learn(config, _make_learner(config), settings["mailbox"])
 
 
-def _learn(config: LearnConfig, learner: RouterLearner, mailbox: Any) -> Outcome:
+def _learn(config: LearnConfig, learner: Learner, mailbox: Any) -> Outcome:
     leads = ray.train.get_context().get_world_rank() == 0
     outcome: Outcome = "finished"
     while not learner.done:
@@ -53,16 +54,14 @@ def _learn(config: LearnConfig, learner: RouterLearner, mailbox: Any) -> Outcome
     return outcome
 
 
-def _make_learner(config: LearnConfig) -> RouterLearner:
+def _make_learner(config: LearnConfig) -> Learner:
     context = ray.train.get_context()
     device = ray.train.torch.get_device()
     checkpoint = Path(config.model.checkpoint) if config.model.checkpoint else None
     model = zoo.load(config.model.name, checkpoint, str(device))
     solver = make_solver(config.sampler.name, config.sampler.steps, model)
     shard = digits.load().shard(context.get_world_rank(), context.get_world_size())
-    learner = RouterLearner(
-        config, model, solver, shard.images.to(device), shard.labels.to(device), context.get_world_rank()
-    )
+    learner = make_learner(config, model, solver, shard, context.get_world_rank())
     latest = ray.train.get_checkpoint()
     if latest:
         with latest.as_directory() as folder:
@@ -70,7 +69,7 @@ def _make_learner(config: LearnConfig) -> RouterLearner:
     return learner
 
 
-def _checkpoint(learner: RouterLearner, leads: bool) -> None:
+def _checkpoint(learner: Learner, leads: bool) -> None:
     """The first worker's state to the run's storage; every worker waits until it is on its way."""
     metrics = {"iteration": learner.iteration}
     if not leads:

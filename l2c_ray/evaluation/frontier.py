@@ -16,9 +16,9 @@ from torch import Tensor
 from l2c_ray.caching.dynamic import DynamicExecutor
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.evaluation import classifier
-from l2c_ray.evaluation.cost import count_macs
 from l2c_ray.evaluation.quality import ErrorTally, frechet_distance, kernel_distance, peak_signal_to_noise
 from l2c_ray.models.base import CacheableTransformer
+from l2c_ray.models.macs import count_macs
 from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Guidance, Quality, Schedule
 

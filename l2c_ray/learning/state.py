@@ -20,17 +20,12 @@ def pack(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tenso
 
 def unpack(tensors: Mapping[str, Tensor], module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Puts what `pack` gave back in place; settings such as the learning rate stay the optimizer's own."""
-    unpack_module(tensors, module)
+    module.load_state_dict(_under(_MODULE, tensors))
     moments: dict[int, dict[str, Tensor]] = {}
     for key, tensor in _under(_OPTIMIZER, tensors).items():
         index, name = key.split(".", 1)
         moments.setdefault(int(index), {})[name] = tensor
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def unpack_module(tensors: Mapping[str, Tensor], module: nn.Module) -> None:
-    """Puts back the module's tensors alone."""
-    module.load_state_dict(_under(_MODULE, tensors))
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

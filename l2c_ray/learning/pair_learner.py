@@ -1,0 +1,63 @@
+"""The paper's learner: pairs of neighbouring steps, picked at random, on noised data."""
+
+import torch
+from torch import Tensor
+
+from l2c_ray.config.learn import LearnConfig
+from l2c_ray.data.digits import LabelledImages
+from l2c_ray.learning.learner import Learner, Objective
+from l2c_ray.learning.objective import pair_error
+from l2c_ray.learning.router import Router
+from l2c_ray.models.base import CacheableTransformer
+from l2c_ray.sampling.solver import Solver
+from l2c_ray.schedule import Table
+
+
+class PairLearner(Learner):
+    """Minimises the error at one cache step plus lambda times the sum of its scores (arXiv 2406.01733, section 3.3).
+
+    Every worker takes the same pairs of steps, but images and noise of its own.
+    """
+
+    router: Router
+
+    def __init__(
+        self, config: LearnConfig, model: CacheableTransformer, solver: Solver, data: LabelledImages, rank: int = 0
+    ) -> None:
+        """`data` is this worker's shard."""
+        super().__init__(config, model, solver, rank)
+        self._data = data
+        cache_steps = solver.cache_steps(shifted=config.router.shifted)
+        self.router = Router(solver.steps, len(model.units), cache_steps, config.router.initial_logit).to(self._device)
+        self._optimizer = torch.optim.Adam(self.router.parameters(), lr=config.training.learning_rate)
+
+    def table(self) -> Table:
+        return self.router.threshold(self._config.router.theta)
+
+    def score_table(self) -> Tensor:
+        return self.router.score_table()
+
+    def _objective(self) -> Objective:
+        cache_step = self._pick_pair()
+        images, noise, labels = self._draw_batch()
+        scores = self.router.scores(cache_step)
+        error = pair_error(self._model, self._solver, cache_step, scores, images, noise, labels)
+        loss = error + self._config.router.sparsity_weight * scores.sum()
+        return Objective(error, loss, [self.router.row(cache_step)])
+
+    def _mean_score(self) -> float:
+        return self.router.score_table()[list(self.router.cache_steps)].mean().item()
+
+    def _pick_pair(self) -> int:
+        """Cache steps in a random order, each once before any comes again."""
+        pairs = self.router.cache_steps
+        lap, position = divmod(self.iteration, len(pairs))
+        order = torch.randperm(len(pairs), generator=self._generator("pairs", lap))
+        return pairs[int(order[position])]
+
+    def _draw_batch(self) -> tuple[Tensor, Tensor, Tensor]:
+        generator = self._generator("batch", self.iteration, self._rank)
+        chosen = torch.randint(len(self._data), (self._config.training.batch_size,), generator=generator)
+        images, labels = self._data.images[chosen], self._data.labels[chosen]
+        noise = torch.randn(images.shape, generator=generator)
+        return images.to(self._device), noise.to(self._device), labels.to(self._device)
