@@ -18,10 +18,12 @@ from l2c_ray.cli import imagenet, schedules
 from l2c_ray.cli.loopback import keep_private_ray_on_loopback
 from l2c_ray.cli.options import (
     CheckpointOption,
+    Device,
     GuidanceOption,
     GuidanceRuleOption,
     JsonOption,
     ModelArgument,
+    NumberFormat,
     OverridesOption,
     SamplerOption,
     StepsOption,
@@ -137,6 +139,26 @@ def compare(
 
     pipeline = open_pipeline(model, checkpoint, sampler, steps, guidance_scale, guidance_rule)
     compare_and_report(pipeline, policies or (), schedules or (), images, out, as_json)
+
+
+@app.command()
+def bench(
+    model: ModelArgument,
+    schedule: Annotated[Path, typer.Option(metavar="FILE", help="Which units to skip.")],
+    random_weights: Annotated[bool, typer.Option("--random-weights", help="Time an untrained model.")] = False,
+    checkpoint: CheckpointOption = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; guidance doubles them.")] = 1,
+    repeats: Annotated[int, typer.Option(min=1, help="Pairs of a full and a cached run.")] = 3,
+    dtype: Annotated[NumberFormat, typer.Option(help="Number format of weights and samples.")] = "float32",
+    device: Annotated[Device, typer.Option(help="Where to sample.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; torch's choice unless given.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Time full and cached sampling in turn, beside the speed-up that the schedule's multiply-accumulates promise."""
+    from l2c_ray.cli.benching import Weights, bench_and_report
+
+    weights = Weights(random_weights, checkpoint, device, dtype)
+    bench_and_report(model, weights, schedule, batch_size, repeats, threads, as_json)
 
 
 @registry_app.command("list")

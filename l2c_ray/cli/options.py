@@ -1,11 +1,14 @@
 """Options that several commands take."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from l2c_ray.schedule import GuidanceRule
+
+Device = Literal["cpu", "cuda"]
+NumberFormat = Literal["float32", "bfloat16"]
 
 ModelArgument = Annotated[str, typer.Argument(help="Name in the zoo, for instance digits-dit.")]
 CheckpointOption = Annotated[Path | None, typer.Option(help="Folder of other weights, in diffusers' layout.")]

@@ -1,6 +1,7 @@
 """The sampling loop: noise in, images out, with whatever branch runs the units of each step."""
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -49,6 +50,26 @@ def guide(conditional: Tensor, unconditional: Tensor, guidance: Guidance) -> Ten
     return guided
 
 
+def trajectory(
+    model: CacheableTransformer,
+    solver: Solver,
+    noise: Tensor,
+    labels: Tensor,
+    guidance: Guidance,
+    branch_of_step: BranchOfStep,
+) -> Iterator[Tensor]:
+    """The sample [batch, *image_shape] after each step of the solver; the last one is the result.
+
+    Every step is taken when its sample is asked for.
+    """
+    sample = noise
+    advance = solver.begin()
+    for step, timestep in enumerate(solver.timesteps):
+        output = evaluate_guided(model, sample, timestep, labels, guidance, branch_of_step(step))
+        sample = advance(step, sample, output)
+        yield sample
+
+
 @torch.inference_mode()
 def sample_images(
     model: CacheableTransformer,
@@ -59,12 +80,8 @@ def sample_images(
     branch_of_step: BranchOfStep = full_run,
 ) -> Tensor:
     """Runs the solver from `noise` [batch, *image_shape] under `labels` [batch] to clean samples of that shape."""
-    sample = noise
-    advance = solver.begin()
-    for step, timestep in enumerate(solver.timesteps):
-        output = evaluate_guided(model, sample, timestep, labels, guidance, branch_of_step(step))
-        sample = advance(step, sample, output)
-    return sample
+    (images,) = deque(trajectory(model, solver, noise, labels, guidance, branch_of_step), maxlen=1)
+    return images
 
 
 def _times(timestep: float, sample: Tensor) -> Tensor:

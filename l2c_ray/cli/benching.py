@@ -1,0 +1,117 @@
+"""Times a schedule against the full run in this process and tells what comes of it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import typer
+from rich.table import Table
+
+from l2c_ray.caching.pipeline import Pipeline
+from l2c_ray.cli.options import Device, NumberFormat
+from l2c_ray.cli.output import console, progress_display
+from l2c_ray.errors import InvalidInputError
+from l2c_ray.evaluation.cost import require_fit
+from l2c_ray.evaluation.timing import Timing, time_in_turn
+from l2c_ray.models import zoo
+from l2c_ray.models.base import CacheableTransformer
+from l2c_ray.sampling.solvers import make_solver
+from l2c_ray.schedule import Schedule
+from l2c_ray.storage.files import read_text
+
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where the weights come from and where they go."""
+
+    random: bool
+    checkpoint: Path | None
+    device: Device
+    dtype: NumberFormat
+
+    def require_possible(self) -> None:
+        """Raises InvalidInputError if there are no such weights or no such device."""
+        if self.random and self.checkpoint:
+            raise InvalidInputError("--checkpoint", "is given beside --random-weights", "give one of them")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise InvalidInputError("--device", "torch finds no CUDA GPU on this machine", "take cpu")
+
+    def load(self, name: str) -> CacheableTransformer:
+        model = zoo.with_random_weights(name, _SEED) if self.random else zoo.load(name, self.checkpoint)
+        return model.to(device=self.device, dtype=getattr(torch, self.dtype))
+
+
+def bench_and_report(
+    name: str,
+    weights: Weights,
+    schedule_file: Path,
+    batch_size: int,
+    repeats: int,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Times full and cached sampling in turn, then prints both beside what the schedule promises."""
+    weights.require_possible()
+    schedule = Schedule.from_json(read_text(schedule_file), source=str(schedule_file))
+    pipeline = _pipeline_of(schedule, name, weights)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    with progress_display("timing", repeats * pipeline.solver.steps) as display:
+        timing = time_in_turn(pipeline, schedule, batch_size, repeats, display.update)
+    result = {"model": name, **_setting(pipeline, weights, batch_size), **_measured(timing)}
+    if as_json:
+        typer.echo(json.dumps(result))
+    else:
+        console.print(_table(result))
+
+
+def _pipeline_of(schedule: Schedule, name: str, weights: Weights) -> Pipeline:
+    """The model under the schedule's own sampler, steps and guidance."""
+    if schedule.model.name != name:
+        # Before any weights are made or read, which takes a while.
+        schedule.require(zoo.skeleton(name).identity(), schedule.sampler)
+    model = weights.load(name)
+    solver = make_solver(schedule.sampler.name, schedule.sampler.steps, model)
+    pipeline = Pipeline(model, solver, schedule.sampler.guidance)
+    require_fit(schedule, pipeline)
+    return pipeline
+
+
+def _setting(pipeline: Pipeline, weights: Weights, batch_size: int) -> dict[str, Any]:
+    on_gpu = weights.device == "cuda"
+    return {
+        "sampler": pipeline.solver.name,
+        "steps": pipeline.solver.steps,
+        "guidance": str(pipeline.guidance),
+        "batch_size": batch_size,
+        "dtype": weights.dtype,
+        "device": torch.cuda.get_device_name() if on_gpu else f"cpu, {torch.get_num_threads()} threads",
+    }
+
+
+def _measured(timing: Timing) -> dict[str, Any]:
+    return {
+        "full_seconds": timing.full,
+        "cached_seconds": timing.cached,
+        "speedups": timing.speedups,
+        "speedup": timing.speedup,
+        "promised_speedup": timing.promised,
+        "measured_over_promised": timing.kept,
+    }
+
+
+def _table(result: dict[str, Any]) -> Table:
+    table = Table(title="full and cached sampling in turn", show_header=False)
+    for key, value in result.items():
+        table.add_row(key.replace("_", " "), _readable(value))
+    return table
+
+
+def _readable(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(_readable(part) for part in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,89 @@
+"""Wall time of sampling under a schedule beside that of the full run, and the speed-up that its cost promises."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from l2c_ray.caching.executor import ScheduleExecutor
+from l2c_ray.caching.pipeline import Pipeline
+from l2c_ray.models.base import compute_all
+from l2c_ray.sampling.loop import BranchOfStep, evaluate_guided, full_run, noise_from_seeds, trajectory
+from l2c_ray.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Pairs of a full run and a cached one, on the same noise and labels."""
+
+    full: tuple[float, ...]
+    """Seconds of the full run of each pair."""
+    cached: tuple[float, ...]
+    """Seconds of the run under the schedule."""
+    promised: float
+    """The speed-up if every multiply-accumulate, those in attention included, took equally long and nothing else any
+    time."""
+
+    @property
+    def speedups(self) -> tuple[float, ...]:
+        """Of each pair."""
+        return tuple(full / cached for full, cached in zip(self.full, self.cached, strict=True))
+
+    @property
+    def speedup(self) -> float:
+        """The median of the pairs."""
+        return statistics.median(self.speedups)
+
+    @property
+    def kept(self) -> float:
+        """The measured speed-up over the promised one."""
+        return self.speedup / self.promised
+
+
+def time_in_turn(
+    pipeline: Pipeline, schedule: Schedule, batch_size: int, repeats: int, on_step: Callable[[int, str], None]
+) -> Timing:
+    """Samples whole trajectories, full and cached in turn, on the device and in the number format of the weights.
+
+    The two of a pair take turns at every step, so that a machine that slows down for a while slows both of them.
+
+    Args:
+        schedule: made for the pipeline.
+        repeats: pairs of trajectories.
+        on_step: told after each step of a pair how many are done, and how the pair goes.
+    """
+    model = pipeline.model
+    weights = next(model.parameters())
+    noise = noise_from_seeds(range(batch_size), model.image_shape).to(weights)
+    labels = torch.arange(batch_size, device=weights.device) % model.num_classes
+
+    def timed(branches: BranchOfStep) -> Iterator[float]:
+        """The seconds of each step."""
+        steps = trajectory(model, pipeline.solver, noise, labels, pipeline.guidance, branches)
+        for _ in pipeline.solver.timesteps:
+            _wait_for(weights.device)
+            start = time.perf_counter()
+            next(steps)
+            _wait_for(weights.device)
+            yield time.perf_counter() - start
+
+    full, cached = [0.0] * repeats, [0.0] * repeats
+    with torch.inference_mode():
+        # What only the first evaluation pays for (kernels, memory) is in no step.
+        evaluate_guided(model, noise, pipeline.solver.timesteps[0], labels, pipeline.guidance, compute_all)
+        for pair in range(repeats):
+            in_turn = zip(timed(full_run), timed(ScheduleExecutor(schedule.table)), strict=True)
+            for step, (full_seconds, cached_seconds) in enumerate(in_turn, start=1):
+                full[pair] += full_seconds
+                cached[pair] += cached_seconds
+                note = f"full {full[pair]:.2f} s, cached {cached[pair]:.2f} s"
+                on_step(pair * pipeline.solver.steps + step, note)
+    return Timing(tuple(full), tuple(cached), 1 / schedule.compute_share)
+
+
+def _wait_for(device: torch.device) -> None:
+    """A GPU is given its work and goes on by itself."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
