@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 from safetensors.torch import load_file, save_file
-from unit_factories import cost, sampler_identity, small_schedule
+from unit_factories import GUIDANCE, cost, sampler_identity, small_schedule
 
 from l2c_ray.models import zoo
 from l2c_ray.models.checkpoints import WEIGHTS
@@ -22,12 +22,12 @@ def measured(
     cached: int = 600,
     mse: float = 1e-3,
     git_commit: str | None = "f" * 40,
-    guidance_scale: float = 1.5,
+    guidance: Guidance = GUIDANCE,
     protocol: str = PROTOCOL,
 ) -> Schedule:
     """One with a compute share of `cached` / 1000."""
     return small_schedule(
-        sampler=sampler_identity(guidance=Guidance(scale=guidance_scale)),
+        sampler=sampler_identity(guidance=guidance),
         cost=cost(cached, full=1000),
         quality=Quality(protocol=protocol, metrics={"mse": mse, "psnr": 30.0}),
         provenance=Provenance(policy="learned", settings={"seed": 0}, git_commit=git_commit),

@@ -16,11 +16,11 @@ from l2c_ray.registry.versions import (
     list_versions,
     resolve,
 )
-from l2c_ray.schedule import Quality, Schedule
+from l2c_ray.schedule import Guidance, Quality, Schedule
 
 
 def version(compute_share: float, mse: float) -> RegisteredVersion:
-    return RegisteredVersion(NAME, 1, (), "0" * 64, compute_share, mse, "a" * 64, 1.5, PROTOCOL, "", "")
+    return RegisteredVersion(NAME, 1, (), "0" * 64, compute_share, mse, "a" * 64, "1.5 standard", PROTOCOL, "", "")
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_champion_moves_only_to_a_better_version(client: MlflowClient, run: Trac
 
 @pytest.mark.parametrize(
     ("condition", "value"),
-    [("weights_sha256", "b" * 64), ("guidance_scale", 3.0), ("protocol", "frontier/1 images=512")],
+    [("weights_sha256", "b" * 64), ("guidance", "1.5 beyond"), ("protocol", "frontier/1 images=512")],
 )
 def test_version_beats_none_that_was_measured_under_other_conditions(condition: str, value: object) -> None:
     better, champion = version(0.5, 1e-4), version(0.6, 1e-3)
@@ -69,7 +69,7 @@ def test_version_beats_none_that_was_measured_under_other_conditions(condition: 
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"guidance_scale": 1.0}, "guidance_scale is 1.0, version 1's is 1.5"),
+        ({"guidance": Guidance(scale=1.0)}, "guidance is 1 standard, version 1's is 1.5 standard"),
         ({"protocol": "frontier/1 images=2"}, "protocol is frontier/1 images=2, version 1's is frontier/1 images=8"),
         ({"mse": 2e-3}, "error 0.002, version 1 has compute share 0.6 and error 0.001"),
     ],
@@ -100,7 +100,7 @@ def test_other_weights_take_nothing_from_the_embedded_models_champion(
     embedded = add(client, run, half)
     other = half.model.model_copy(update={"weights_sha256": "1a2b3c4d" + "0" * 56})
     better = Quality(protocol="test", metrics={"mse": 1e-9})
-    add(client, run, Schedule.create(other, half.sampler, half.compute, half.provenance, half.cost, better))
+    add(client, run, Schedule.create(other, half.sampler, half.table, half.provenance, half.cost, better))
     assert resolve(client, "digits-dit-ddim-4", CHAMPION) == embedded
     assert resolve(client, "digits-dit-1a2b3c4d-ddim-4", CHAMPION).mse == 1e-9
 

@@ -14,9 +14,9 @@ from unit_factories import tiny_dit
 from l2c_ray.errors import CheckpointError, ConfigError
 from l2c_ray.models import zoo
 from l2c_ray.models.base import CacheableTransformer, compute_all
+from l2c_ray.models.checkpoints import CONFIG, WEIGHTS
 from l2c_ray.models.dit import DiT
 
-CONFIG = Path("transformer", "config.json")
 SCHEDULER = Path("scheduler", "scheduler_config.json")
 
 
@@ -112,7 +112,7 @@ def test_identity_names_the_model_and_its_weights(whole: Path) -> None:
     identity = zoo.load("digits-dit", whole).identity()
     assert (identity.name, identity.family, identity.depth) == ("digits-dit", "dit", 2)
     assert identity.units == tuple(unit.name for unit in tiny_dit(depth=2).units)
-    assert identity.weights_sha256 == hashlib.sha256((whole / zoo.WEIGHTS).read_bytes()).hexdigest()
+    assert identity.weights_sha256 == hashlib.sha256((whole / WEIGHTS).read_bytes()).hexdigest()
 
 
 def test_embedded_model_draws_ten_digits_of_8x8(digits_model: CacheableTransformer) -> None:
@@ -121,8 +121,8 @@ def test_embedded_model_draws_ten_digits_of_8x8(digits_model: CacheableTransform
 
 
 def test_loaded_model_is_frozen_in_evaluation_mode_and_float32(checkpoint: Path) -> None:
-    weights = load_file(checkpoint / zoo.WEIGHTS)
-    save_file({name: tensor.half() for name, tensor in weights.items()}, checkpoint / zoo.WEIGHTS)
+    weights = load_file(checkpoint / WEIGHTS)
+    save_file({name: tensor.half() for name, tensor in weights.items()}, checkpoint / WEIGHTS)
     model = zoo.load("digits-dit", checkpoint)
     assert not model.training
     assert all(not parameter.requires_grad for parameter in model.parameters())
@@ -142,24 +142,24 @@ def test_unknown_model_is_refused_with_the_names_there_are() -> None:
 
 
 def test_missing_weights_are_refused_naming_the_file(checkpoint: Path) -> None:
-    (checkpoint / zoo.WEIGHTS).unlink()
-    assert refusal(checkpoint).subject == str(checkpoint / zoo.WEIGHTS)
+    (checkpoint / WEIGHTS).unlink()
+    assert refusal(checkpoint).subject == str(checkpoint / WEIGHTS)
 
 
 def test_missing_folder_is_refused_naming_the_file(tmp_path: Path) -> None:
-    assert str(zoo.WEIGHTS) in refusal(tmp_path / "none").subject
+    assert str(WEIGHTS) in refusal(tmp_path / "none").subject
 
 
 @pytest.mark.parametrize("kept", [0, 4, 2000, -8])
 def test_truncated_weights_are_refused_naming_the_file(checkpoint: Path, kept: int) -> None:
-    path = checkpoint / zoo.WEIGHTS
+    path = checkpoint / WEIGHTS
     path.write_bytes(path.read_bytes()[:kept])
     assert str(path) in str(refusal(checkpoint))
 
 
 def test_pickle_in_place_of_weights_is_refused_naming_the_file(checkpoint: Path) -> None:
-    torch.save({"weights": torch.ones(2)}, checkpoint / zoo.WEIGHTS)
-    assert str(zoo.WEIGHTS) in str(refusal(checkpoint))
+    torch.save({"weights": torch.ones(2)}, checkpoint / WEIGHTS)
+    assert str(WEIGHTS) in str(refusal(checkpoint))
 
 
 @pytest.mark.parametrize("missing", [CONFIG, SCHEDULER])
@@ -239,16 +239,16 @@ class Trap:
 def test_no_pickle_is_read_whatever_else_is_there(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, index: str | None, beside: bool
 ) -> None:
-    folder, sprung = (checkpoint / zoo.WEIGHTS).parent, tmp_path / "sprung"
+    folder, sprung = (checkpoint / WEIGHTS).parent, tmp_path / "sprung"
     (folder / name).write_bytes(pickle.dumps(Trap(sprung)))
-    tensors = dict.fromkeys(load_file(checkpoint / zoo.WEIGHTS), name)
+    tensors = dict.fromkeys(load_file(checkpoint / WEIGHTS), name)
     if index:
         (folder / index).write_text(json.dumps({"metadata": {}, "weight_map": tensors}))
     if not beside:
-        (checkpoint / zoo.WEIGHTS).unlink()
+        (checkpoint / WEIGHTS).unlink()
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("a pickle is read"))
     if beside and not index:
         assert zoo.load("digits-dit", checkpoint).depth == 2
     else:
-        assert (index if beside and index else zoo.WEIGHTS.name) in refusal(checkpoint).subject
+        assert (index if beside and index else WEIGHTS.name) in refusal(checkpoint).subject
     assert not sprung.exists()

@@ -15,10 +15,10 @@ from unit_factories import measured_schedule
 
 from l2c_ray.caching.pipeline import Pipeline, encode_png
 from l2c_ray.config.serving import ServingConfig
-from l2c_ray.policies.fixed_interval import fixed_interval_mask
+from l2c_ray.policies.fixed_interval import fixed_interval
 from l2c_ray.registry.tracking import TrackedRun
 from l2c_ray.registry.versions import RegisteredVersion
-from l2c_ray.schedule import Schedule
+from l2c_ray.schedule import Guidance, Schedule
 from l2c_ray.serving import following
 from l2c_ray.serving.engine import Engine
 from l2c_ray.serving.schema import GenerationRequest, GenerationResponse
@@ -93,7 +93,7 @@ def second(client: MlflowClient, run: TrackedRun, first: RegisteredVersion, less
 
 @pytest.fixture
 def less(digits_pipeline: Pipeline) -> Schedule:
-    return measured_schedule(digits_pipeline, fixed_interval_mask(4, 24, 4))
+    return measured_schedule(digits_pipeline, fixed_interval(4, 24, 4))
 
 
 def schedule_file(home: Path, schedule: Schedule) -> Path:
@@ -116,8 +116,8 @@ def test_alias_that_moves_is_followed(
 def test_guidance_follows_the_schedule(
     client: MlflowClient, run: TrackedRun, first: RegisteredVersion, digits_pipeline: Pipeline
 ) -> None:
-    guided = Pipeline(digits_pipeline.model, digits_pipeline.solver, 3.0)
-    schedule = measured_schedule(guided, fixed_interval_mask(4, 24, 2))
+    guided = Pipeline(digits_pipeline.model, digits_pipeline.solver, Guidance(scale=3.0))
+    schedule = measured_schedule(guided, fixed_interval(4, 24, 2))
     with serving() as engine:
         other = add(client, run, schedule)
         client.set_registered_model_alias(NAME, "champion", str(other.version))
@@ -192,7 +192,7 @@ def test_alias_that_moves_to_a_corrupt_schedule_leaves_the_last_one_until_it_mov
         client.set_registered_model_alias(NAME, "champion", "2")
         wait_for_lookups(lookups)
         assert version_of(engine.generate(REQUEST)) == 1
-        third = add(client, run, measured_schedule(digits_pipeline, fixed_interval_mask(4, 24, 3)), worth_serving=False)
+        third = add(client, run, measured_schedule(digits_pipeline, fixed_interval(4, 24, 3)), worth_serving=False)
         client.set_registered_model_alias(NAME, "champion", str(third.version))
         wait_until(lambda: served_version(engine) == 3)
 

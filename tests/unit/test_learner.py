@@ -6,36 +6,39 @@ import torch
 from torch import Tensor
 from unit_factories import learn_config, tiny_dit
 
-from l2c_ray.learning.learner import Progress, RouterLearner
+from l2c_ray.data.digits import LabelledImages
+from l2c_ray.learning.learner import Progress
+from l2c_ray.learning.pair_learner import PairLearner
 from l2c_ray.learning.seeding import draw_seed
 from l2c_ray.sampling.solvers import make_solver
 
 STEPS = 6
 
 
-def images_and_labels() -> tuple[Tensor, Tensor]:
-    return torch.randn(9, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(9) % 3
+def data() -> LabelledImages:
+    images = torch.randn(9, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    return LabelledImages(images, torch.arange(9) % 3)
 
 
-def learner(rank: int = 0, model: Any = None, **sections: dict[str, Any]) -> RouterLearner:
+def learner(rank: int = 0, model: Any = None, **sections: dict[str, Any]) -> PairLearner:
     model = model or tiny_dit()
-    solver = make_solver("ddim", STEPS, model.scheduler)
-    return RouterLearner(learn_config(**sections), model, solver, *images_and_labels(), rank)
+    solver = make_solver("ddim", STEPS, model)
+    return PairLearner(learn_config(**sections), model, solver, data(), rank)
 
 
 def alone(gradient: Tensor) -> Tensor:
     return gradient
 
 
-def logits(learned: RouterLearner) -> Tensor:
+def logits(learned: PairLearner) -> Tensor:
     return torch.stack([learned.router.row(step).detach().clone() for step in learned.router.cache_steps])
 
 
-def run(learned: RouterLearner, iterations: int) -> list[Progress]:
+def run(learned: PairLearner, iterations: int) -> list[Progress]:
     return [learned.step(alone) for _ in range(iterations)]
 
 
-def what_it_shares(learned: RouterLearner) -> Tensor:
+def what_it_shares(learned: PairLearner) -> Tensor:
     """Gradient, error and loss of the next iteration, which is then not made."""
     shared: list[Tensor] = []
 
@@ -167,10 +170,8 @@ def test_loss_that_is_not_finite_is_told_and_changes_nothing(value: float) -> No
 
 def test_data_that_is_not_finite_changes_nothing() -> None:
     model = tiny_dit()
-    images, labels = images_and_labels()
-    learned = RouterLearner(
-        learn_config(), model, make_solver("ddim", STEPS, model.scheduler), images * torch.nan, labels
-    )
+    broken = LabelledImages(data().images * torch.nan, data().labels)
+    learned = PairLearner(learn_config(), model, make_solver("ddim", STEPS, model), broken)
     before = logits(learned)
     assert not torch.tensor(learned.step(alone).loss).isfinite()
     assert torch.equal(logits(learned), before)

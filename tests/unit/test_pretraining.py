@@ -13,6 +13,7 @@ from l2c_ray.errors import CheckpointError, ConfigError, LearningError, StorageE
 from l2c_ray.evaluation import model_card
 from l2c_ray.learning.pretraining import Pretrainer, pretrain
 from l2c_ray.models import zoo
+from l2c_ray.models.checkpoints import WEIGHTS
 
 TINY = """\
 name = "digits-dit"
@@ -195,7 +196,7 @@ def test_model_of_this_job_is_replaced(tiny: Path, tmp_path: Path, link: bool) -
     (tmp_path / CHECKPOINT).unlink()
     pretrain_and_report(tiny, ["seed=1"], out)
     assert contents(real).keys() == first.keys()
-    assert contents(real)[str(zoo.WEIGHTS)] != first[str(zoo.WEIGHTS)]
+    assert contents(real)[str(WEIGHTS)] != first[str(WEIGHTS)]
     assert out.is_symlink() == link
     assert not list(tmp_path.glob(".writing-*"))
 

@@ -6,12 +6,12 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from registry_factories import add, retrained_digits
-from unit_factories import measured_schedule
+from unit_factories import GUIDANCE, measured_schedule
 
 from l2c_ray.caching.pipeline import Pipeline, to_pixels
 from l2c_ray.errors import L2CError, ScheduleError
 from l2c_ray.models import zoo
-from l2c_ray.policies.fixed_interval import fixed_interval_mask
+from l2c_ray.policies.fixed_interval import fixed_interval
 from l2c_ray.registry.tracking import TrackedRun
 from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Schedule
@@ -44,8 +44,8 @@ def test_version_for_weights_of_a_folder_is_loaded_with_them(
     client: MlflowClient, run: TrackedRun, retrained: Path
 ) -> None:
     model = zoo.load("digits-dit", retrained)
-    pipeline = Pipeline(model, make_solver("ddim", 4, model.scheduler), 1.5)
-    schedule = measured_schedule(pipeline, fixed_interval_mask(4, 24, 2))
+    pipeline = Pipeline(model, make_solver("ddim", 4, model), GUIDANCE)
+    schedule = measured_schedule(pipeline, fixed_interval(4, 24, 2))
     registered = add(client, run, schedule)
     loaded = mlflow.pyfunc.load_model(registered.uri, model_config={"checkpoint": str(retrained)})
     made = loaded.predict(pd.DataFrame({"label": [3], "seed": [7]}))

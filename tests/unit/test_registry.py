@@ -39,7 +39,7 @@ def test_version_is_tagged_with_what_it_is(client: MlflowClient, run: TrackedRun
     assert float(tags["metric.psnr"]) == 30.0
     assert tags["git_commit"] == "f" * 40
     assert tags["weights_sha256"] == "a" * 64
-    assert float(tags["guidance_scale"]) == 1.5
+    assert tags["guidance"] == "1.5 standard"
     assert tags["protocol"] == PROTOCOL
     assert tags["speedup"] == "1.9"
     assert registered == RegisteredVersion(

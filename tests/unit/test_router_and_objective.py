@@ -9,12 +9,13 @@ from l2c_ray.models.base import compute_all
 from l2c_ray.models.dit import DiT
 from l2c_ray.sampling.solver import Solver
 from l2c_ray.sampling.solvers import make_solver
+from l2c_ray.schedule import Table
 
 STEPS = 6
 
 
 def solver_of(model: DiT) -> Solver:
-    return make_solver("ddim", STEPS, model.scheduler)
+    return make_solver("ddim", STEPS, model)
 
 
 def batch(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
@@ -29,11 +30,11 @@ def error(model: DiT, scores: Tensor, cache_step: int = 3) -> Tensor:
 
 @pytest.mark.parametrize(("steps", "cache_steps"), [(2, (1,)), (5, (1, 3)), (6, (1, 3, 5))])
 def test_every_other_step_may_reuse_and_step_0_never(steps: int, cache_steps: tuple[int, ...]) -> None:
-    assert Router(steps, 4, 0.0).cache_steps == cache_steps
+    assert make_solver("ddim", steps, tiny_dit()).cache_steps() == cache_steps
 
 
 def test_scores_are_the_sigmoid_of_the_logits_and_1_where_a_step_always_computes() -> None:
-    router = Router(4, 3, 2.0)
+    router = Router(4, 3, (1, 3), 2.0)
     assert torch.equal(router.scores(1), torch.sigmoid(torch.full((3,), 2.0)))
     table = router.score_table()
     assert torch.equal(table[[0, 2]], torch.ones(2, 3))
@@ -41,7 +42,7 @@ def test_scores_are_the_sigmoid_of_the_logits_and_1_where_a_step_always_computes
 
 
 def with_logits(*logits: float) -> Router:
-    router = Router(2, len(logits), 0.0)
+    router = Router(2, len(logits), (1,), 0.0)
     with torch.no_grad():
         router.row(1).copy_(torch.tensor(logits))
     return router
@@ -59,12 +60,12 @@ def with_logits(*logits: float) -> Router:
 def test_unit_is_computed_where_its_score_is_strictly_above_theta(theta: float, row: tuple[int, ...]) -> None:
     router = with_logits(-200.0, -1e-2, 0.0, 1e-2, 200.0)
     assert router.scores(1)[[0, 2, 4]].tolist() == [0.0, 0.5, 1.0]
-    assert router.threshold(theta) == ((1,) * 5, row)
+    assert router.threshold(theta) == Table.of(((1,) * 5, row), (1,))
 
 
 def test_steps_that_may_not_reuse_compute_everything_at_any_theta() -> None:
-    mask = Router(5, 2, -5.0).threshold(1.0)
-    assert mask == ((1, 1), (0, 0), (1, 1), (0, 0), (1, 1))
+    table = Router(5, 2, (1, 3), -5.0).threshold(1.0)
+    assert table.compute == ((1, 1), (0, 0), (1, 1), (0, 0), (1, 1))
 
 
 def test_blend_is_score_times_fresh_and_the_rest_cached() -> None:
@@ -95,7 +96,7 @@ def test_error_is_that_of_a_blended_evaluation_to_the_full_one_after_one_solver_
     cache: dict[int, Tensor] = {}
     times = [torch.full((2,), time) for time in solver.timesteps]
     noisy = solver.add_noise(clean, noise, 2)
-    sample = solver.advance(2, noisy, model(noisy, times[2], labels, record(cache)))
+    sample = solver.begin()(2, noisy, model(noisy, times[2], labels, record(cache)))
     teacher = model(sample, times[3], labels, compute_all)
     student = model(
         sample, times[3], labels, lambda unit, compute: scores[unit] * compute() + (1 - scores[unit]) * cache[unit]

@@ -9,22 +9,22 @@ import pytest
 from mlflow import MlflowClient
 from pydantic import ValidationError
 from registry_factories import retrained_digits
-from unit_factories import measured_schedule
+from unit_factories import GUIDANCE, measured_schedule
 
 from l2c_ray.caching.pipeline import Pipeline, encode_png
 from l2c_ray.config.serving import FULL, ServingConfig
 from l2c_ray.errors import InvalidInputError, RegistryError, ScheduleError, UnreachableError
 from l2c_ray.models import zoo
-from l2c_ray.policies.fixed_interval import fixed_interval_mask
+from l2c_ray.policies.fixed_interval import fixed_interval
 from l2c_ray.registry.tracking import TrackedRun
 from l2c_ray.registry.versions import RegisteredVersion, register
 from l2c_ray.sampling.solvers import make_solver
-from l2c_ray.schedule import Schedule
+from l2c_ray.schedule import Guidance, Schedule
 from l2c_ray.serving.engine import Engine, UnfitRequestError, UnknownModelError
 from l2c_ray.serving.schema import GenerationRequest, GenerationResponse
 
 NAME = "digits-dit-ddim-4"
-LESS = fixed_interval_mask(4, 24, 4)
+LESS = fixed_interval(4, 24, 4)
 
 Register = Callable[..., RegisteredVersion]
 MakeEngine = Callable[..., Engine]
@@ -158,8 +158,8 @@ def test_any_alias_can_be_served(engine: MakeEngine, client: MlflowClient, champ
 
 
 def test_guidance_is_that_of_the_schedule(engine: MakeEngine, add: Register, digits_pipeline: Pipeline) -> None:
-    guided = Pipeline(digits_pipeline.model, digits_pipeline.solver, 3.0)
-    schedule = measured_schedule(guided, fixed_interval_mask(4, 24, 2))
+    guided = Pipeline(digits_pipeline.model, digits_pipeline.solver, Guidance(scale=3.0))
+    schedule = measured_schedule(guided, fixed_interval(4, 24, 2))
     add(schedule)
     assert pngs(ask(engine())) == [encode_png(guided.generate([3], [0], schedule)[0])]
 
@@ -173,7 +173,7 @@ def test_engine_does_not_start_on_a_schedule_of_other_weights(
     engine: MakeEngine, client: MlflowClient, add: Register, half: Schedule
 ) -> None:
     other = half.model.model_copy(update={"weights_sha256": "0" * 64})
-    foreign = add(Schedule.create(other, half.sampler, half.compute, half.provenance, half.cost, half.quality))
+    foreign = add(Schedule.create(other, half.sampler, half.table, half.provenance, half.cost, half.quality))
     client.create_registered_model(NAME)
     copied = client.copy_model_version(foreign.uri, NAME)
     client.set_registered_model_alias(NAME, "champion", copied.version)
@@ -188,7 +188,7 @@ def test_weights_in_a_folder_are_served_by_the_schedules_learned_for_them(
     with pytest.raises(RegistryError, match="digits-dit-.*-ddim-4@champion"):
         engine(checkpoint=str(folder))
     model = zoo.load("digits-dit", folder)
-    pipeline = Pipeline(model, make_solver("ddim", 4, model.scheduler), 1.5)
+    pipeline = Pipeline(model, make_solver("ddim", 4, model), GUIDANCE)
     schedule = measured_schedule(pipeline, LESS)
     registered = add(schedule)
     response = ask(engine(checkpoint=str(folder)))

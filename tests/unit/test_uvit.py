@@ -11,10 +11,10 @@ from tiny_models import UVIT_SHAPE, tiny_dit, tiny_uvit
 from torch import Tensor
 
 from l2c_ray.errors import CheckpointError
-from l2c_ray.evaluation.cost import count_macs
 from l2c_ray.models import zoo
 from l2c_ray.models.base import CacheableTransformer, compute_all
 from l2c_ray.models.checkpoints import CONFIG, WEIGHTS
+from l2c_ray.models.macs import count_macs
 from l2c_ray.models.uvit import UViTShape
 
 SCHEDULER = Path("scheduler", "scheduler_config.json")
