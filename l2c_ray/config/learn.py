@@ -56,8 +56,10 @@ class RouterSection(Section):
 
     @model_validator(mode="after")
     def _has_one_aim(self) -> Self:
-        if ("sparsity_weight" in self.model_fields_set) == (self.budget is not None):
-            raise ValueError("needs either lambda or budget")
+        if self.budget is not None and self.sparsity_weight:
+            raise ValueError("takes lambda or budget, not both")
+        if self.budget is None and "sparsity_weight" not in self.model_fields_set:
+            raise ValueError("needs lambda or budget")
         return self
 
 

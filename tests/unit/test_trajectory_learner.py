@@ -129,6 +129,12 @@ def test_config_chooses_the_learner() -> None:
     assert isinstance(make_learner(config({"budget": 0.9}), model, solver, data), TrajectoryLearner)
 
 
+def test_config_survives_the_way_to_a_worker() -> None:
+    for router in ({"budget": 0.5}, {"lambda": 0.0}):
+        sent = config(router)
+        assert LearnConfig.parse(sent.model_dump(by_alias=True), source="config") == sent
+
+
 @pytest.mark.parametrize("router", [{"lambda": 1e-4, "budget": 0.5}, {"theta": 0.5}])
 def test_one_aim_and_no_more_is_asked_for(router: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="router"):
