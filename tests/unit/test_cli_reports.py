@@ -21,8 +21,15 @@ def test_show_as_json_is_json(l2c: L2C, half_file: Path, half: Schedule) -> None
     summary = json.loads(finished.out)
     assert finished.code == 0
     assert summary["compute_share"] == half.compute_share
-    assert summary["units"] == {"total": 96, "removed": 48, "removed_by_kind": {"attention": 24, "mlp": 24}}
-    assert summary["macs"]["full"] == half.cost.full
+    of_a_kind = {"total": 48, "cache_steps": 24, "removed": 24}
+    assert summary["units"] == {
+        "total": 96,
+        "cache_steps": 48,
+        "removed": 48,
+        "removed_share_cache_steps": 1.0,
+        "by_kind": {"attention": of_a_kind, "mlp": of_a_kind},
+    }
+    assert summary["tmacs"]["layers"]["full"] == half.cost.layers.full / 1e12
     assert summary["quality"]["metrics"] == {"mse": 1e-3}
     assert summary["sha256"] == half.sha256
 
@@ -34,7 +41,8 @@ def test_show_takes_blocks_and_kinds_of_any_name(l2c: L2C, tmp_path: Path) -> No
     finished = l2c("schedule", "show", path, "--json")
     assert finished.code == 0
     # MASK reuses the first and third unit at step 1, and the second at step 2.
-    assert json.loads(finished.out)["units"]["removed_by_kind"] == {"self": 2, "cross": 1}
+    by_kind = json.loads(finished.out)["units"]["by_kind"]
+    assert {kind: units["removed"] for kind, units in by_kind.items()} == {"self": 2, "cross": 1, "mix": 0}
 
 
 def test_show_prints_text_in_brackets_as_it_is(l2c: L2C, tmp_path: Path) -> None:

@@ -144,10 +144,9 @@ def test_version_that_is_served_is_not_fetched_again(
 
 
 def test_request_does_not_wait_for_a_registry_that_hangs(
-    first: RegisteredVersion, registry_home: Path, lookups: list[str], monkeypatch: pytest.MonkeyPatch
+    first: RegisteredVersion, registry_home: Path, lookups: list[str]
 ) -> None:
     database = registry_home / "mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}?timeout=300")
     with serving() as engine, closing(sqlite3.connect(database)) as other:
         other.execute("BEGIN EXCLUSIVE")
         time.sleep(10 * OFTEN)
@@ -155,7 +154,7 @@ def test_request_does_not_wait_for_a_registry_that_hangs(
         assert version_of(engine.generate(REQUEST)) == 1
         assert served_version(engine) == 1
         time.sleep(10 * OFTEN)
-        # The lookup that waits for the database has not ended yet.
+        # The lookup that waits for the database, five seconds by default, has not ended yet.
         assert len(lookups) == before
         other.rollback()
         wait_for_lookups(lookups)

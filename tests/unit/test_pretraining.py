@@ -106,7 +106,9 @@ def test_how_often_checkpoints_are_written_may_change(tiny: Path) -> None:
     assert steps == [2, 3]
 
 
-@pytest.mark.parametrize("lost", ["config", "step", "ema.proj_out_1.bias", "module.proj_out_1.bias"])
+@pytest.mark.parametrize(
+    "lost", ["config", "step", "ema.transformer.proj_out_1.bias", "module.transformer.proj_out_1.bias"]
+)
 def test_checkpoint_that_lacks_a_tensor_is_refused_naming_the_file(tiny: Path, tmp_path: Path, lost: str) -> None:
     config = PretrainingConfig.read(tiny)
     stopped_after(1, config)

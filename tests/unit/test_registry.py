@@ -43,7 +43,7 @@ def test_version_is_tagged_with_what_it_is(client: MlflowClient, run: TrackedRun
     assert tags["protocol"] == PROTOCOL
     assert tags["speedup"] == "1.9"
     assert registered == RegisteredVersion(
-        NAME, 1, (CHAMPION,), schedule.sha256, 0.6, 1.5e-3, "a" * 64, 1.5, PROTOCOL, run.id, "f" * 40
+        NAME, 1, (CHAMPION,), schedule.sha256, 0.6, 1.5e-3, "a" * 64, "1.5 standard", PROTOCOL, run.id, "f" * 40
     )
     assert registered.uri == f"models:/{NAME}/1"
 
