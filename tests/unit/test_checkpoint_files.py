@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from tiny_models import UVIT_SHAPE
 from torch import Tensor
+from unit_factories import Trap
 
 from l2c_ray.errors import CheckpointError
 from l2c_ray.models import public_dit, uvit
@@ -192,16 +193,6 @@ def test_safetensors_header_that_is_too_long_is_refused(published: Published, tm
     save_file(published.tensors, path)
     path.write_bytes(struct.pack("<Q", length) + path.read_bytes()[8:])
     assert "cannot be read" in str(refusal(published, path))
-
-
-class Trap:
-    """Runs code when it is unpickled."""
-
-    def __init__(self, sprung: Path) -> None:
-        self.sprung = sprung
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return Path.touch, (self.sprung,)
 
 
 @pytest.mark.parametrize("plain", [False, True])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from unit_factories import tiny_dit
+from unit_factories import Trap, tiny_dit
 
 from l2c_ray.errors import CheckpointError, ConfigError
 from l2c_ray.models import zoo
@@ -221,16 +221,6 @@ def test_scheduler_that_clips_because_nothing_else_is_said_is_refused(checkpoint
 
 def test_checkpoint_of_an_impossible_name_is_refused(tmp_path: Path) -> None:
     assert "too long" in str(refusal(tmp_path / ("a" * 300)))
-
-
-class Trap:
-    """Runs code when it is unpickled."""
-
-    def __init__(self, sprung: Path) -> None:
-        self.sprung = sprung
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return Path.touch, (self.sprung,)
 
 
 @pytest.mark.parametrize("name", ["diffusion_pytorch_model.bin", "diffusion_pytorch_model-00001-of-00001.bin"])

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
-from unit_factories import GUIDANCE, tiny_pipeline
+from unit_factories import tiny_pipeline
 
 from l2c_ray.caching.executor import ScheduleExecutor
 from l2c_ray.caching.pipeline import Pipeline, encode_png, to_pixels
@@ -18,7 +18,7 @@ from l2c_ray.errors import L2CError, ScheduleError
 from l2c_ray.evaluation.cost import make_schedule
 from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.policies.fixed_interval import fixed_interval
-from l2c_ray.sampling.loop import evaluate_guided, full_run, noise_from_seeds
+from l2c_ray.sampling.loop import full_run
 from l2c_ray.schedule import Guidance, Mask, Provenance, Schedule, Table
 
 
@@ -152,23 +152,6 @@ def test_schedule_that_reuses_gives_other_images_than_the_full_run(digits_pipeli
     assert not torch.allclose(
         digits_pipeline.generate([3], [1], schedule), digits_pipeline.generate([3], [1]), atol=1e-3
     )
-
-
-def test_interleaved_requests_do_not_mix(digits_pipeline: Pipeline) -> None:
-    model, solver = digits_pipeline.model, digits_pipeline.solver
-    tables = [random_table(4, 24, 0), random_table(4, 24, 1)]
-    labels = [torch.tensor([2, 7]), torch.tensor([5])]
-    executors = [ScheduleExecutor(table) for table in tables]
-    samples = [noise_from_seeds(range(len(wanted)), model.image_shape) for wanted in labels]
-    advances = [solver.begin() for _ in executors]
-    with torch.inference_mode():
-        for step, time in enumerate(solver.timesteps):
-            for index, executor in enumerate(executors):
-                output = evaluate_guided(model, samples[index], time, labels[index], GUIDANCE, executor(step))
-                samples[index] = advances[index](step, samples[index], output)
-    for table, wanted, sample in zip(tables, labels, samples, strict=True):
-        alone = digits_pipeline.generate(wanted.tolist(), range(len(wanted)), scheduled(digits_pipeline, table))
-        assert torch.equal(sample, alone)
 
 
 @pytest.mark.parametrize("reusing", [False, True])
