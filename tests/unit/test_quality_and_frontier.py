@@ -12,7 +12,7 @@ from l2c_ray.data import digits
 from l2c_ray.errors import CheckpointError, StorageError
 from l2c_ray.evaluation import classifier
 from l2c_ray.evaluation.classifier_training import train_and_write
-from l2c_ray.evaluation.cost import count_macs, make_schedule
+from l2c_ray.evaluation.cost import make_schedule
 from l2c_ray.evaluation.frontier import Candidate, Measurement, Sampled, Sampler, measure
 from l2c_ray.evaluation.plots import plot_frontier, plot_frontier_over_time, plot_images, plot_schedule
 from l2c_ray.evaluation.quality import (
@@ -22,6 +22,7 @@ from l2c_ray.evaluation.quality import (
     peak_signal_to_noise,
     structural_similarity,
 )
+from l2c_ray.models.macs import count_macs
 from l2c_ray.policies.fixed_interval import fixed_interval
 from l2c_ray.schedule import Provenance
 

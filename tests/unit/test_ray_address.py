@@ -40,7 +40,8 @@ def refusal(address: str, monkeypatch: pytest.MonkeyPatch) -> L2CError:
 
 
 @pytest.mark.parametrize(
-    "address", ["foo", "foo:", ":6379", "foo:bar", "foo:99999", "a..b:6379", "http://127.0.0.1:8265", "ray://127.0.0.1:10001"]
+    "address",
+    ["foo", "foo:", ":6379", "foo:bar", "foo:99999", "a..b:6379", "http://127.0.0.1:8265", "ray://127.0.0.1:10001"],
 )
 def test_what_is_no_address_is_bad_input(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     error = refusal(address, monkeypatch)

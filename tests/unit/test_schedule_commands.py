@@ -5,9 +5,9 @@ import pytest
 import torch
 from unit_factories import L2C, Refused
 
-from l2c_ray.evaluation.cost import count_macs
 from l2c_ray.models import zoo
 from l2c_ray.models.base import CacheableTransformer
+from l2c_ray.models.macs import count_macs
 from l2c_ray.schedule import Guidance, Schedule
 
 UNITS = 24
