@@ -1,6 +1,8 @@
 """Measured speed-up of the published routers at full size, beside what their multiply-accumulates promise.
 
-On the CPU, one image with guidance, random weights, whole trajectories: 10 to 15 minutes on two free cores.
+On the CPU, one image with guidance, random weights, whole trajectories: 10 to 15 minutes on two free cores. They have
+to be free: beside three other busy processes one pair of DiT-XL/2 came out at 1.19, with steps of the same work taking
+from 7 to 43 seconds.
 
 What a skipped unit still costs, and what was tried, by the CPU time of one evaluation of 4 blocks at the width of
 DiT-XL/2 (two images, one thread, the least of 5 rounds; everything computed: 0.83 s) in which every unit is skipped:
