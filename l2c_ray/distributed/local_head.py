@@ -1,5 +1,6 @@
 """A Ray head on this machine alone: loopback addresses, token authentication, and nothing left behind when it stops."""
 
+import fcntl
 import os
 import secrets
 import shlex
@@ -10,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -102,12 +103,17 @@ def start() -> LocalHead:
         UnreachableError: Ray did not come up; names the log.
     """
     make_writable(home())
+    with _one_start_at_a_time():
+        return _start(log=home() / "ray-head.log")
+
+
+def _start(log: Path) -> LocalHead:
     temp_dir = tempfile.mkdtemp(prefix="l2c-ray-", dir=_temporary_folder())
-    log = home() / "ray-head.log"
     dashboard, serve, gcs, client, agent = _free_ports(8265, 8000, 6379, 20001, 52365)
     command = ["ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={gcs}"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
-    command += [f"--dashboard-agent-listen-port={agent}"]
+    # Any port for a worker, since another head would take its own from the same usual range.
+    command += [f"--dashboard-agent-listen-port={agent}", "--min-worker-port=0", "--max-worker-port=0"]
     # Two workers are what the shipped configs ask for, also where a machine has one core.
     command += [f"--num-cpus={max(2, os.cpu_count() or 2)}", f"--temp-dir={temp_dir}", "--disable-usage-stats"]
     variables = environment() | {_MARK: temp_dir}
@@ -121,6 +127,18 @@ def start() -> LocalHead:
         stop(head)
         raise UnreachableError("Ray", "did not come up on this machine", f"see {log}")
     return head
+
+
+@contextmanager
+def _one_start_at_a_time() -> Iterator[None]:
+    """Two heads that start at the same time would find the same ports free."""
+    path = Path(tempfile.gettempdir(), f"l2c-ray-{os.getuid()}.lock")
+    lock = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def _temporary_folder() -> str:

@@ -202,7 +202,9 @@ def _require_database(uri: str) -> None:
     name = make_url(uri).database or ""
     if name in ("", ":memory:"):
         raise ConfigError(f"MLFLOW_TRACKING_URI={uri}", "is in memory and lost at the end", "name a file")
-    if not uri.endswith(f":///{name}"):
+    # A user's own address may have options behind a question mark.
+    written = uri.partition("?")[0] if os.environ.get("MLFLOW_TRACKING_URI") else uri
+    if not written.endswith(f":///{name}"):
         remedy = "take a path (or L2C_HOME) without %, ? and #"
         raise ConfigError(f"MLFLOW_TRACKING_URI={uri}", f"is read as {name}", remedy)
     make_writable(Path(name).parent)

@@ -1,7 +1,7 @@
 """Wall time of a scheduled run over a full one, in turns in one process, beside the compute share that was promised.
 
-A skipped unit saves its matrix products, but not its block's modulation, norms and additions, so the saving in
-time stays behind that in multiply-accumulates, more so the narrower the model.
+A skipped unit saves its matrix products and its share of the modulation, but not its gate and addition, so the saving
+in time stays behind that in multiply-accumulates, more so the narrower the model.
 """
 
 import statistics

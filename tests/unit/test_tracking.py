@@ -230,6 +230,11 @@ def test_database_in_memory_is_refused(monkeypatch: pytest.MonkeyPatch, uri: str
     assert isinstance(refusal_of_connecting_to(uri, monkeypatch), ConfigError)
 
 
+def test_options_of_a_database_are_taken(monkeypatch: pytest.MonkeyPatch, registry_home: Path) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{registry_home / 'mlflow.db'}?timeout=3")
+    tracking.connect()
+
+
 @pytest.mark.parametrize("folder", ["my%20home", "home?", "a?b=c"])
 def test_home_that_an_address_would_misname_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: str
