@@ -21,6 +21,7 @@ DIGITS = REPOSITORY / "jobs" / "configs" / "digits.toml"
 
 # Small enough to take seconds, large enough that the router still moves.
 SMALL = (
+    "cluster.workers=1",
     "router.lambda=1e-4",
     "training.iterations=40",
     "training.batch_size=4",

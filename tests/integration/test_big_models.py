@@ -113,8 +113,6 @@ def as_training_checkpoint(tensors: dict[str, Tensor], file: Path) -> None:
     ("name", "shapes", "parameters", "file", "write"),
     [
         ("dit-xl-2-256", dit_xl, 675e6, "DiT-XL-2-256x256.pt", as_training_checkpoint),
-        ("dit-xl-2-256", dit_xl, 675e6, "dit.safetensors", save_file),
-        ("uvit-h-2-256", uvit_h, 501e6, "imagenet256_uvit_huge.pth", torch.save),
         ("uvit-h-2-256", uvit_h, 501e6, "uvit.safetensors", save_file),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

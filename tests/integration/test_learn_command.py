@@ -16,17 +16,17 @@ from real_tracking_server import running_tracking_server
 
 from l2c_ray.distributed import local_head
 
-ONE_WORKER = ("cluster.workers=1", "run.seed=3")
+SEED = "run.seed=3"
 
 
 @pytest.fixture(scope="module")
 def settled(cluster: Cluster) -> dict[str, Any]:
     """A finished run."""
-    return cluster.learn("run.name='settled'", *ONE_WORKER)
+    return cluster.learn("run.name='settled'", SEED)
 
 
 def test_same_config_and_seed_give_the_same_schedule(cluster: Cluster, settled: dict[str, Any]) -> None:
-    again = cluster.learn(*ONE_WORKER)
+    again = cluster.learn(SEED)
     assert again["run_name"] != settled["run_name"]
     assert again["version"]["sha256"] == settled["version"]["sha256"]
 
@@ -42,7 +42,7 @@ def test_same_config_and_seed_give_the_same_schedule(cluster: Cluster, settled: 
 def test_run_of_other_settings_or_fewer_iterations_is_not_gone_on_with(
     cluster: Cluster, override: str, problem: str
 ) -> None:
-    done = cluster.l2c("learn", str(DIGITS), *set_options(*SMALL, *ONE_WORKER, "run.name='settled'", override))
+    done = cluster.l2c("learn", str(DIGITS), *set_options(*SMALL, SEED, "run.name='settled'", override))
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith(f"error: {problem}")
     assert cluster.mlflow_run("settled").info.status == "FINISHED"
@@ -74,7 +74,7 @@ def test_wrong_token_ends_at_once_with_one_line(cluster: Cluster) -> None:
 
 
 def test_tracking_server_that_goes_away_costs_no_learning(cluster: Cluster, tmp_path: Path) -> None:
-    options = set_options(*SMALL, "run.name='untracked'", "cluster.workers=1")
+    options = set_options(*SMALL, "run.name='untracked'")
     lines = []
     with (
         running_tracking_server(tmp_path) as server,

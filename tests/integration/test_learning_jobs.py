@@ -12,7 +12,9 @@ from l2c_ray.schedule import Schedule
 
 
 def test_python_entrypoint_learns_registers_and_logs(cluster: Cluster) -> None:
-    job = cluster.submit("python", "jobs/learn.py", "--config", "jobs/configs/digits.toml", *_small("job-python"))
+    job = cluster.submit(
+        "python", "jobs/learn.py", "--config", "jobs/configs/digits.toml", *_small("job-python", "cluster.workers=2")
+    )
     status, log = cluster.wait_for_job(job)
     assert status == JobStatus.SUCCEEDED, log
     run = cluster.mlflow_run("job-python")
@@ -70,7 +72,7 @@ def test_job_stopped_before_its_workers_are_up_is_marked_as_killed(cluster: Clus
 
 
 def test_lost_sampling_worker_is_replaced(cluster: Cluster) -> None:
-    few = ("cluster.workers=1", "training.iterations=2", "evaluation.images=32")
+    few = ("training.iterations=2", "evaluation.images=32")
     job = cluster.submit("python", "jobs/learn.py", "--config", "jobs/configs/digits.toml", *_small("lost", *few))
     wait_until(lambda: bool(_sampling(cluster)), timeout=120)
     (lost,) = _sampling(cluster)

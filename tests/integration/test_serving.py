@@ -16,16 +16,24 @@ import pytest
 from PIL import Image
 from real_cluster import REPOSITORY, Cluster, wait_until
 
+from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.distributed import local_head
+from l2c_ray.evaluation.cost import make_schedule
+from l2c_ray.models import zoo
+from l2c_ray.policies.fixed_interval import fixed_interval
+from l2c_ray.registry import tracking
+from l2c_ray.registry.tracking import TrackedRun
+from l2c_ray.registry.versions import register
+from l2c_ray.sampling.solvers import make_solver
+from l2c_ray.schedule import Guidance, Provenance, Quality
 
 CONFIG = REPOSITORY / "jobs" / "configs" / "serve.yaml"
 
 
 @pytest.fixture(scope="module")
 def service(cluster: Cluster) -> Iterator[httpx.Client]:
-    """The shipped Serve config on the cluster's port, over a registry with one learned schedule."""
-    # Long enough that the schedule beats fewer steps, and so becomes the champion.
-    cluster.learn("cluster.workers=1", "training.iterations=120")
+    """The shipped Serve config on the cluster's port, over a registry that has a champion."""
+    _register_a_champion()
     config = cluster.home / "serve.yaml"
     config.write_text(CONFIG.read_text().replace("8000", str(cluster.head.serve_port)))
     deploy = ["serve", "deploy", "--address", cluster.head.dashboard_url, str(config)]
@@ -33,6 +41,18 @@ def service(cluster: Cluster) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=cluster.head.serve_url, timeout=60) as client:
         wait_until(lambda: _ready(client), timeout=120)
         yield client
+
+
+def _register_a_champion() -> None:
+    """In the registry of `$L2C_HOME`, which is the cluster's."""
+    model = zoo.load("digits-dit")
+    pipeline = Pipeline(model, make_solver("ddim", 20, model), Guidance(scale=1.5))
+    provenance = Provenance(policy="fixed-interval", settings={"interval": 2})
+    schedule = make_schedule(pipeline, fixed_interval(20, len(model.units), interval=2), provenance)
+    measured = schedule.with_quality(Quality(protocol="test", metrics={"mse": 1e-3}))
+    client = tracking.connect()
+    run = TrackedRun(client, "serving", "serving", {})
+    register(client, measured, run.id, model.image_shape, {}, worth_serving=True)
 
 
 def test_image_is_that_of_l2c_generate(cluster: Cluster, service: httpx.Client, tmp_path: Path) -> None:
