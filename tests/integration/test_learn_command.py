@@ -101,7 +101,7 @@ def test_tracking_server_that_goes_away_costs_no_learning(cluster: Cluster, tmp_
 
 def test_private_ray_listens_on_loopback_only_and_leaves_no_process_behind(tmp_path: Path) -> None:
     identity = uuid.uuid4().hex
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "L2C_"))}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "L2C_", "MLFLOW_"))}
     mark = {"L2C_HOME": str(tmp_path), "L2C_HEAD": identity}
     options = set_options(*SMALL, "cluster.workers=2", "training.iterations=20", "evaluation.images=2")
     with subprocess.Popen(

@@ -33,7 +33,10 @@ CONFIG = REPOSITORY / "jobs" / "configs" / "serve.yaml"
 @pytest.fixture(scope="module")
 def service(cluster: Cluster) -> Iterator[httpx.Client]:
     """The shipped Serve config on the cluster's port, over a registry that has a champion."""
-    _register_a_champion()
+    with pytest.MonkeyPatch.context() as patch:
+        # MLflow puts the server that it is connected to into the environment, which other tests hand on.
+        patch.setenv("MLFLOW_TRACKING_URI", "")
+        _register_a_champion()
     config = cluster.home / "serve.yaml"
     config.write_text(CONFIG.read_text().replace("8000", str(cluster.head.serve_port)))
     deploy = ["serve", "deploy", "--address", cluster.head.dashboard_url, str(config)]
