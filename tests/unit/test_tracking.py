@@ -232,7 +232,7 @@ def test_database_in_memory_is_refused(monkeypatch: pytest.MonkeyPatch, uri: str
 
 def test_options_of_a_database_are_taken(monkeypatch: pytest.MonkeyPatch, registry_home: Path) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{registry_home / 'mlflow.db'}?timeout=3")
-    tracking.connect()
+    assert tracking.connect().search_experiments(max_results=1)
 
 
 @pytest.mark.parametrize("folder", ["my%20home", "home?", "a?b=c"])
