@@ -18,10 +18,10 @@ def learn_and_report(config: LearnConfig, out: Path | None, as_json: bool) -> No
     """Learns with progress on the way, then prints the frontier and the version, or the whole result as JSON.
 
     Args:
-        out: a file that the schedule is written to beside the registry.
+        out: a folder that the schedules are written to beside the registry, each named by its compute share.
     """
     if out:
-        make_writable(out.parent)
+        make_writable(out)
     with ExitStack() as stack:
         display: list[ProgressDisplay] = []
 
@@ -35,21 +35,22 @@ def learn_and_report(config: LearnConfig, out: Path | None, as_json: bool) -> No
 
         result = learn(config, on_start, on_progress)
     if out:
-        write_text(out, result.schedule.to_json())
+        for schedule in result.schedules:
+            write_text(out / f"{schedule.compute_share:.3f}.json", schedule.to_json())
     if as_json:
         typer.echo(json.dumps(_as_dict(result)))
         return
     console.print(frontier_table(result.measurements))
-    version = result.version
-    aliases = f" ({', '.join(version.aliases)})" if version.aliases else ""
-    console.print(f"registered as {version.name} version {version.version}{aliases}", soft_wrap=True)
-    console.print(f"sha256 {version.sha256}", soft_wrap=True)
+    for version in result.versions:
+        aliases = f" ({', '.join(version.aliases)})" if version.aliases else ""
+        console.print(f"registered as {version.name} version {version.version}{aliases}", soft_wrap=True)
+        console.print(f"sha256 {version.sha256}", soft_wrap=True)
 
 
 def _as_dict(result: LearnResult) -> dict[str, object]:
     return {
         "run_name": result.run_name,
         "mlflow_run_id": result.mlflow_run_id,
-        "version": asdict(result.version),
+        "versions": [asdict(version) for version in result.versions],
         "measurements": [measurement.as_dict() for measurement in result.measurements],
     }

@@ -72,7 +72,7 @@ def errors_as_exit_codes() -> Iterator[None]:
 def learn(
     config: Annotated[Path, typer.Argument(help="TOML file, for instance jobs/configs/digits.toml.")],
     overrides: OverridesOption = None,
-    out: Annotated[Path | None, typer.Option(help="File to write the schedule to, beside the registry.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write the schedules to, beside the registry.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Learn a schedule on the Ray cluster at $RAY_ADDRESS (or one started here), measure and register it."""

@@ -1,8 +1,9 @@
 """Settings of jobs/learn.py and `l2c learn`."""
 
-from typing import Annotated, Self
+from itertools import pairwise
+from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from l2c_ray.config.base import Folder, JobConfig, Section
 from l2c_ray.schedule import MOST_GUIDANCE, Guidance, GuidanceRule, Name
@@ -42,12 +43,20 @@ class SamplerSection(Section):
         return Guidance(scale=self.guidance_scale, rule=self.guidance_rule)
 
 
+def _listed(given: Any) -> Any:
+    return tuple(given) if isinstance(given, list | tuple) else (given,)
+
+
+Budgets = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1), BeforeValidator(_listed)]
+"""A single number stands for a list of one."""
+
+
 class RouterSection(Section):
     """What the router is to learn: the paper's loss with `lambda`, or the best trajectory within a `budget`."""
 
     sparsity_weight: Annotated[float, Field(ge=0, alias="lambda")] = 0.0
-    budget: Annotated[float, Field(gt=0, le=1)] | None = None
-    """The share of the full run's multiply-accumulates that the schedule may take."""
+    budget: Budgets | None = None
+    """Shares of the full run's multiply-accumulates that a schedule may take, from loose to tight: a schedule each."""
     theta: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Compute where the score is above this."""
     initial_logit: Annotated[float, Field(ge=-100, le=100)] = 2.0
@@ -62,13 +71,22 @@ class RouterSection(Section):
             raise ValueError("needs lambda or budget")
         return self
 
+    @model_validator(mode="after")
+    def _tightens(self) -> Self:
+        if any(tighter >= looser for looser, tighter in pairwise(self.budget or ())):
+            raise ValueError("takes budgets from loose to tight")
+        return self
+
 
 class TrainingSection(Section):
     """How long and how fast a router learns."""
 
     iterations: Annotated[int, Field(ge=1)]
+    """Of all budgets together, where there are several."""
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Images per worker and iteration."""
+    noises: Annotated[int, Field(ge=1)] = 256
+    """With a budget: images per worker after which the same noise comes again. Their full runs are made once."""
     learning_rate: Annotated[float, Field(gt=0)] = 0.05
     checkpoint_every: Annotated[int, Field(ge=1)] = 100
     """Iterations between two checkpoints."""

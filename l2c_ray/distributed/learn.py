@@ -23,7 +23,7 @@ from l2c_ray.distributed.trainer import train
 from l2c_ray.errors import LearningStoppedError, UnreachableError
 from l2c_ray.evaluation.candidates import standard_candidates
 from l2c_ray.evaluation.cost import make_schedule
-from l2c_ray.evaluation.frontier import LEARNED, Measurement, measure
+from l2c_ray.evaluation.frontier import FEWER_STEPS, LEARNED, LEARNED_BY_PAIRS, Measurement, measure
 from l2c_ray.evaluation.plots import plot_frontier, plot_schedule
 from l2c_ray.learning.learner import Learner, Progress
 from l2c_ray.learning.learners import make_learner
@@ -46,11 +46,12 @@ class LearnResult:
 
     run_name: str
     mlflow_run_id: str
-    version: RegisteredVersion
-    schedule: Schedule
-    """What was registered."""
+    schedules: list[Schedule]
+    """One for each budget, in their order, or the one that the paper's loss gives."""
+    versions: list[RegisteredVersion]
+    """As which they were registered."""
     measurements: list[Measurement]
-    """Of the full run, the learned schedule, fewer steps at the same compute, and the fixed interval."""
+    """Of the full run, the learned schedules, fewer steps at the same compute, and the fixed interval."""
 
 
 @dataclass(frozen=True)
@@ -103,26 +104,28 @@ def learn(
             on_start(Started(name, run.id, config.training.iterations))
             _train(learner, config, name, storage, mailbox, run, on_progress)
             stopping.check()
-            provenance = Provenance(
-                policy=LEARNED, settings=_settings(config) | {"iterations": learner.iteration}, git_commit=git_commit()
-            )
-            schedule = make_schedule(pipeline, learner.table(), provenance)
-            measurements = _measure(config, pipeline, schedule)
+            schedules = _make_schedules(config, pipeline, learner)
+            measurements = _measure(config, pipeline, schedules)
             stopping.check()
             with _kept_for_later(name):
-                _, learned, fewer_steps, _ = measurements
-                schedule = schedule.with_quality(learned.quality(config.evaluation.images))
-                _log_results(run, schedule, learner.score_table(), measurements)
-                version = register(
-                    client,
-                    schedule,
-                    run.id,
-                    pipeline.model.image_shape,
-                    tags={"run": name, "speedup": f"{learned.speedup:.3f}"},
-                    # Whoever wants this much compute can have it without a schedule.
-                    worth_serving=learned.mse < fewer_steps.mse,
-                )
-    return LearnResult(name, run.id, version, schedule, measurements)
+                learned = measurements[1 : 1 + len(schedules)]
+                schedules = [
+                    schedule.with_quality(measured.quality(config.evaluation.images))
+                    for schedule, measured in zip(schedules, learned, strict=True)
+                ]
+                _log_results(run, schedules, learner.score_table(), measurements)
+                versions = [
+                    register(
+                        client,
+                        schedule,
+                        run.id,
+                        pipeline.model.image_shape,
+                        tags={"run": name, "speedup": f"{measured.speedup:.3f}"},
+                        worth_serving=_is_worth_serving(measured, measurements),
+                    )
+                    for schedule, measured in zip(schedules, learned, strict=True)
+                ]
+    return LearnResult(name, run.id, schedules, versions, measurements)
 
 
 def _load_pipeline(config: LearnConfig) -> Pipeline:
@@ -151,7 +154,11 @@ def _settings(config: LearnConfig) -> dict[str, str | int | float | bool]:
 def _objective(config: LearnConfig) -> dict[str, str | int | float | bool]:
     router = config.router
     if router.budget is not None:
-        return {"objective": "trajectory", "budget": router.budget}
+        return {
+            "objective": "trajectory",
+            "budgets": ", ".join(map(str, router.budget)),
+            "noises": config.training.noises,
+        }
     return {
         "objective": "pair",
         "lambda": router.sparsity_weight,
@@ -220,8 +227,21 @@ def _train(
         log.close()
 
 
-def _measure(config: LearnConfig, pipeline: Pipeline, schedule: Schedule) -> list[Measurement]:
-    candidates = standard_candidates(pipeline, {LEARNED: schedule})
+def _make_schedules(config: LearnConfig, pipeline: Pipeline, learner: Learner) -> list[Schedule]:
+    settings: dict[str, str | int | float | bool] = _settings(config) | {"iterations": learner.iteration}
+    budgets = config.router.budget or (None,)
+    made = []
+    for table, budget in zip(learner.tables(), budgets, strict=True):
+        own = {"budget": budget} if budget else {}
+        policy = LEARNED if budget else LEARNED_BY_PAIRS
+        provenance = Provenance(policy=policy, settings={**settings, **own}, git_commit=git_commit())
+        made.append(make_schedule(pipeline, table, provenance))
+    return made
+
+
+def _measure(config: LearnConfig, pipeline: Pipeline, schedules: list[Schedule]) -> list[Measurement]:
+    names = [f"{LEARNED} {schedule.compute_share:.3f}" for schedule in schedules] if len(schedules) > 1 else [LEARNED]
+    candidates = standard_candidates(pipeline, dict(zip(names, schedules, strict=True)))
     cluster.wait_for_room(config.cluster)
     with ClusterSampler(config) as sample:
         return measure(
@@ -234,12 +254,21 @@ def _measure(config: LearnConfig, pipeline: Pipeline, schedule: Schedule) -> lis
         )
 
 
-def _log_results(run: TrackedRun, schedule: Schedule, scores: Tensor, measurements: list[Measurement]) -> None:
-    learned = measurements[1]
-    metrics = {"compute_share": learned.compute_share, "speedup": learned.speedup, "mse": learned.mse}
-    run.log_metrics({0: metrics})
-    run.log_file(SCHEDULE_FILE, schedule.to_json().encode())
-    run.log_file(HEATMAP_FILE, plot_schedule(schedule, scores))
+def _is_worth_serving(learned: Measurement, measurements: list[Measurement]) -> bool:
+    """Whoever wants this much compute can have it without a schedule, by fewer steps."""
+    rivals = [other for other in measurements if other.curve == FEWER_STEPS]
+    return all(learned.mse < rival.mse for rival in rivals if rival.compute_share <= learned.compute_share)
+
+
+def _log_results(run: TrackedRun, schedules: list[Schedule], scores: Tensor, measurements: list[Measurement]) -> None:
+    learned = measurements[1 : 1 + len(schedules)]
+    for index, (schedule, measured) in enumerate(zip(schedules, learned, strict=True)):
+        metrics = {"compute_share": measured.compute_share, "speedup": measured.speedup, "mse": measured.mse}
+        run.log_metrics({index: metrics})
+        alone = len(schedules) == 1
+        folder = "" if alone else f"{schedule.compute_share:.3f}/"
+        run.log_file(folder + SCHEDULE_FILE, schedule.to_json().encode())
+        run.log_file(folder + HEATMAP_FILE, plot_schedule(schedule, scores if alone else None))
     run.log_file(FRONTIER_FILE, plot_frontier(measurements))
     rows = json.dumps([measurement.as_dict() for measurement in measurements], indent=1)
     run.log_file("frontier.json", rows.encode())

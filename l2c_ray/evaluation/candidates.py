@@ -8,7 +8,7 @@ from l2c_ray.caching.dynamic import DYNAMIC_RULES, Threshold
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.config.base import Section
 from l2c_ray.evaluation.cost import make_schedule
-from l2c_ray.evaluation.frontier import Candidate
+from l2c_ray.evaluation.frontier import FEWER_STEPS, Candidate
 from l2c_ray.policies.fixed_interval import FixedInterval
 from l2c_ray.policies.rules import RULES, parse_rule, provenance, rule_of
 from l2c_ray.schedule import Schedule, Table
@@ -86,7 +86,7 @@ def _scheduled(name: str, schedule: Schedule) -> Candidate:
 def _fewer_steps(pipeline: Pipeline, counts: Iterable[int]) -> list[Candidate]:
     solver = pipeline.solver
     return [
-        Candidate(f"{solver.name}, {count} steps", "fewer steps", count, None, count / solver.steps)
+        Candidate(f"{solver.name}, {count} steps", FEWER_STEPS, count, None, count / solver.steps)
         for count in sorted(counts, reverse=True)
     ]
 

@@ -25,7 +25,11 @@ from l2c_ray.schedule import Guidance, Quality, Schedule
 PROTOCOL = "frontier/1"
 FIRST_SEED = 10000
 LEARNED = "learned"
-"""The policy of a router's schedules, and their curve."""
+"""The policy of schedules that were learned within a budget, and their curve."""
+LEARNED_BY_PAIRS = "learned-by-pairs"
+"""That of the paper's loss."""
+FEWER_STEPS = "fewer steps"
+"""The curve of the same sampler, computing everything."""
 
 
 @dataclass(frozen=True)

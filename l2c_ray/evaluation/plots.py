@@ -10,8 +10,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from l2c_ray.caching.pipeline import to_pixels
-from l2c_ray.evaluation.frontier import LEARNED, Measurement
+from l2c_ray.evaluation.frontier import LEARNED, LEARNED_BY_PAIRS, Measurement
 from l2c_ray.schedule import Schedule
+
+_STARRED = {LEARNED: "black", LEARNED_BY_PAIRS: "crimson"}
 
 
 def plot_schedule(schedule: Schedule, scores: Tensor | None = None) -> bytes:
@@ -65,8 +67,8 @@ def _plot_curves(measurements: Sequence[Measurement], position: Callable[[Measur
     others = zip(cycle("osD^vP"), cycle([*(f"C{number}" for number in range(10)), "navy"]))
     for curve, points in curves.items():
         (line,) = axes.plot(*zip(*sorted(points), strict=True), label=curve, linewidth=1.2, markersize=5)
-        if curve == LEARNED:
-            line.set(marker="*", color="black", linewidth=2.5, markersize=13, zorder=3)
+        if curve in _STARRED:
+            line.set(marker="*", color=_STARRED[curve], linewidth=2.5, markersize=13, zorder=3)
         else:
             marker, colour = next(others)
             line.set(marker=marker, color=colour)

@@ -33,12 +33,14 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Objective:
-    """One iteration's loss, with a graph to `parameters`, and the error in it."""
+class Lesson:
+    """What one iteration saw on one worker."""
 
     error: Tensor
     loss: Tensor
-    parameters: list[nn.Parameter]
+    """Scalars, as in `Progress`."""
+    parts: list[Tensor]
+    """What the router learns from, gradients for instance; the mean over all workers is what counts."""
 
 
 class Learner(ABC):
@@ -48,7 +50,8 @@ class Learner(ABC):
     """
 
     router: nn.Module
-    _optimizer: torch.optim.Optimizer
+    _optimizer: torch.optim.Optimizer | None = None
+    """None where the router descends by itself."""
 
     def __init__(self, config: LearnConfig, model: CacheableTransformer, solver: Solver, rank: int) -> None:
         self._config = config
@@ -64,15 +67,16 @@ class Learner(ABC):
 
     def step(self, average: Average) -> Progress:
         """One iteration. A non-finite loss is reported, but changes nothing."""
-        objective = self._objective()
-        gradients = torch.autograd.grad(objective.loss, objective.parameters)
-        told = torch.stack([objective.error, objective.loss]).detach()
-
+        lesson = self._study()
         # One small message carries everything that the workers share.
-        shared = average(torch.cat([*(gradient.flatten() for gradient in gradients), told]))
-        mean_error, mean_loss = shared[-2:].tolist()
+        told = torch.stack([lesson.error, lesson.loss]).detach()
+        shared = average(torch.cat([*(part.flatten() for part in lesson.parts), told]))
         if shared.isfinite().all():
-            self._descend(objective.parameters, shared[:-2])
+            sizes = [part.numel() for part in lesson.parts]
+            parts = shared[:-2].split(sizes)
+            self._learn([mean.view_as(part) for mean, part in zip(parts, lesson.parts, strict=True)])
+            self.iteration += 1
+        mean_error, mean_loss = shared[-2:].tolist()
         return Progress(self.iteration, mean_error, mean_loss, self._mean_score())
 
     def state(self) -> dict[str, Tensor]:
@@ -84,28 +88,24 @@ class Learner(ABC):
         self.iteration = int(tensors["iteration"])
 
     @abstractmethod
-    def table(self) -> Table:
-        """The static graph that has been learned so far."""
+    def tables(self) -> list[Table]:
+        """The static graphs that have been learned so far, in the order in which they were."""
 
     @abstractmethod
     def score_table(self) -> Tensor:
-        """Scores of all steps [steps, units] in [0, 1]; 1 where a step always computes."""
+        """Scores of all steps [steps, units] in [0, 1] as they are now; 1 where a step always computes."""
 
     @abstractmethod
-    def _objective(self) -> Objective:
-        """Of this iteration, on this worker's share of the data."""
+    def _study(self) -> Lesson:
+        """Makes this iteration's lesson of this worker's share of the data."""
+
+    @abstractmethod
+    def _learn(self, parts: list[Tensor]) -> None:
+        """From the lesson's parts, averaged over the workers."""
 
     @abstractmethod
     def _mean_score(self) -> float:
         """As in `Progress`."""
-
-    def _descend(self, parameters: list[nn.Parameter], gradients: Tensor) -> None:
-        self._optimizer.zero_grad()
-        parts = gradients.split([parameter.numel() for parameter in parameters])
-        for parameter, part in zip(parameters, parts, strict=True):
-            parameter.grad = part.view_as(parameter)
-        self._optimizer.step()
-        self.iteration += 1
 
     def _generator(self, purpose: str, number: int, rank: int = 0) -> torch.Generator:
         return torch.Generator().manual_seed(draw_seed(self._config.run.seed, purpose, number, rank))

@@ -17,6 +17,6 @@ def make_learner(
     Raises:
         ConfigError: the budget is less than what cannot be reused.
     """
-    if config.router.budget is not None:
+    if config.router.budget:
         return TrajectoryLearner(config, config.router.budget, model, solver, rank)
     return PairLearner(config, model, solver, data, rank)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from l2c_ray.config.learn import LearnConfig
 from l2c_ray.data.digits import LabelledImages
-from l2c_ray.learning.learner import Learner, Objective
+from l2c_ray.learning.learner import Learner, Lesson
 from l2c_ray.learning.objective import pair_error
 from l2c_ray.learning.router import Router
 from l2c_ray.models.base import CacheableTransformer
@@ -20,6 +20,7 @@ class PairLearner(Learner):
     """
 
     router: Router
+    _optimizer: torch.optim.Optimizer
 
     def __init__(
         self, config: LearnConfig, model: CacheableTransformer, solver: Solver, data: LabelledImages, rank: int = 0
@@ -31,19 +32,24 @@ class PairLearner(Learner):
         self.router = Router(solver.steps, len(model.units), cache_steps, config.router.initial_logit).to(self._device)
         self._optimizer = torch.optim.Adam(self.router.parameters(), lr=config.training.learning_rate)
 
-    def table(self) -> Table:
-        return self.router.threshold(self._config.router.theta)
+    def tables(self) -> list[Table]:
+        return [self.router.threshold(self._config.router.theta)]
 
     def score_table(self) -> Tensor:
         return self.router.score_table()
 
-    def _objective(self) -> Objective:
+    def _study(self) -> Lesson:
         cache_step = self._pick_pair()
         images, noise, labels = self._draw_batch()
         scores = self.router.scores(cache_step)
         error = pair_error(self._model, self._solver, cache_step, scores, images, noise, labels)
         loss = error + self._config.router.sparsity_weight * scores.sum()
-        return Objective(error, loss, [self.router.row(cache_step)])
+        return Lesson(error, loss, list(torch.autograd.grad(loss, [self.router.row(cache_step)])))
+
+    def _learn(self, parts: list[Tensor]) -> None:
+        self._optimizer.zero_grad()
+        (self.router.row(self._pick_pair()).grad,) = parts
+        self._optimizer.step()
 
     def _mean_score(self) -> float:
         return self.router.score_table()[list(self.router.cache_steps)].mean().item()

@@ -9,18 +9,20 @@ _MODULE = "module."
 _OPTIMIZER = "optimizer."
 
 
-def pack(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Copies of the module's tensors and the optimizer's moments, by name."""
+def pack(module: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:
+    """Copies of the module's tensors and of the moments of its optimizer, if there is one, by name."""
     tensors = {_MODULE + name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
-    for index, moments in optimizer.state_dict()["state"].items():
+    for index, moments in (optimizer.state_dict()["state"] if optimizer else {}).items():
         for name, tensor in moments.items():
             tensors[f"{_OPTIMIZER}{index}.{name}"] = tensor.detach().clone()
     return tensors
 
 
-def unpack(tensors: Mapping[str, Tensor], module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def unpack(tensors: Mapping[str, Tensor], module: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
     """Puts what `pack` gave back in place; settings such as the learning rate stay the optimizer's own."""
     module.load_state_dict(_under(_MODULE, tensors))
+    if optimizer is None:
+        return
     moments: dict[int, dict[str, Tensor]] = {}
     for key, tensor in _under(_OPTIMIZER, tensors).items():
         index, name = key.split(".", 1)

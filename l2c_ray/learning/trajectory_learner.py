@@ -1,6 +1,7 @@
 """Learns from noise alone: the whole trajectory under the router is to end where the full run ends."""
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -8,125 +9,159 @@ from torch import Tensor
 
 from l2c_ray.config.learn import LearnConfig
 from l2c_ray.errors import ConfigError
-from l2c_ray.learning.budget_router import BudgetRouter
-from l2c_ray.learning.learner import Learner, Objective
-from l2c_ray.models.base import Branch, CacheableTransformer, compute_all
+from l2c_ray.learning.budget_router import BudgetRouter, table_of
+from l2c_ray.learning.learner import Learner, Lesson
+from l2c_ray.learning.student import Student
+from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.models.macs import count_macs
-from l2c_ray.sampling.loop import BranchOfStep, evaluate_guided, full_run
+from l2c_ray.sampling.loop import full_run, trajectory
 from l2c_ray.sampling.solver import Solver
 from l2c_ray.schedule import Table
 
-_FORECAST_RATE = 0.2
-"""Learning rate of the forecast coefficients over that of the logits."""
-_TIGHTENING = 0.6
-"""Share of the iterations over which the budget goes from everything to what is wanted."""
+_BEGUN, _TIGHTENED, _SETTLED = 0.1, 0.6, 0.8
+"""Shares of a budget's iterations: up to the first, of the first budget alone, nothing is reused, so that what is given
+up first is known well; then the budget tightens up to the second; from the third on the mask stays."""
+_SLOWING = 1.5
+"""Power of the time left by which a budget tightens: the slower, the tighter it is."""
+_LAST_RATE = 0.1
+"""Of the learning rate, which falls linearly while the mask stays."""
 _ALONG_THE_WAY = 0.2
 """Weight of the errors on the way beside that of the end."""
+_MASKS, _COEFFICIENTS = "learned.masks", "learned.coefficients"
+
+
+@dataclass(frozen=True)
+class _FullRun:
+    """What the student is compared with."""
+
+    noise: Tensor
+    labels: Tensor
+    samples: list[Tensor]
+    """After every step."""
 
 
 class TrajectoryLearner(Learner):
     """Runs the sampler from noise, guidance included, with the student's own drift, and compares it with the full run.
 
     The loss is the logarithm of the error at the end, and a fifth of that of the mean error along the way: so the
-    gradient is as strong where the error is small already. All steps but the first may reuse, and the compute share
-    of what runs is within the budget at every iteration, which tightens linearly.
+    gradient is as strong where the error is small already. Forecast coefficients descend it. What to compute follows
+    from what each unit is worth: the change of the final error if the unit's choice were the other one, by its
+    gradient and, for the curvature, by what the change does to a random direction at the end (Hutchinson's estimate
+    of the Gauss-Newton matrix's diagonal). The gradient alone would call every computed unit worthless: where nothing
+    is wrong yet, nothing improves by computing.
+
+    Several budgets are learned one after another, from loose to tight, each from where the one before ended.
     """
 
     router: BudgetRouter
 
     def __init__(
-        self, config: LearnConfig, budget: float, model: CacheableTransformer, solver: Solver, rank: int = 0
+        self, config: LearnConfig, budgets: Sequence[float], model: CacheableTransformer, solver: Solver, rank: int = 0
     ) -> None:
         """Needs no data.
 
+        Args:
+            budgets: shares of the full run's multiply-accumulates, falling.
+
         Raises:
-            ConfigError: the budget is less than what cannot be reused.
+            ConfigError: a budget is less than what cannot be reused.
         """
         super().__init__(config, model, solver, rank)
-        self._budget = budget
         self.router = BudgetRouter(solver.steps, count_macs(model).with_attention).to(self._device)
         least = self.router.least_share
-        if budget < least:
-            problem = f"{budget} is less than {least:.4f}, the share of step 0 and of what no schedule can skip"
+        if budgets[-1] < least:
+            problem = f"{budgets[-1]} is less than {least:.4f}, the share of step 0 and of what no schedule can skip"
             raise ConfigError("router.budget", problem, "raise it")
-        rate = config.training.learning_rate
-        self._optimizer = torch.optim.Adam(
-            [
-                {"params": [self.router.logits], "lr": rate},
-                {"params": [self.router.coefficients], "lr": _FORECAST_RATE * rate},
-            ]
-        )
+        self._budgets = budgets
+        self._learned: list[tuple[Tensor, Tensor]] = []
+        """Mask and coefficients at the end of each budget's iterations."""
+        self._full_runs: dict[int, _FullRun] = {}
 
-    def table(self) -> Table:
-        return self.router.table(self._budget)
+    def tables(self) -> list[Table]:
+        return [table_of(mask, coefficients) for mask, coefficients in self._learned]
 
     def score_table(self) -> Tensor:
         return self.router.score_table()
 
-    def _objective(self) -> Objective:
-        noise, labels = self._draw_batch()
-        with torch.no_grad():
-            teacher = self._trajectory(noise, labels, full_run)
-        gates = self.router.gates(self._share_now())
-        student = self._trajectory(noise, labels, _Student(gates, self.router.coefficients))
-        errors = torch.stack([F.mse_loss(mine, theirs) for mine, theirs in zip(student, teacher, strict=True)])
+    def state(self) -> dict[str, Tensor]:
+        learned = {}
+        if self._learned:
+            masks, coefficients = map(torch.stack, zip(*self._learned, strict=True))
+            learned = {_MASKS: masks, _COEFFICIENTS: coefficients}
+        return super().state() | learned
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        super().load_state(tensors)
+        self._learned = []
+        if _MASKS in tensors:
+            self._learned = list(zip(tensors[_MASKS], tensors[_COEFFICIENTS], strict=True))
+
+    def _study(self) -> Lesson:
+        teacher = self._full_run()
+        images, guidance = len(teacher.labels), self._config.sampler.guidance
+        halves = 2 if guidance.needs_unlabelled else 1
+        student = Student(self.router.mask, self.router.coefficients, halves * images)
+        samples = list(trajectory(self._model, self._solver, teacher.noise, teacher.labels, guidance, student))
+        errors = torch.stack([F.mse_loss(mine, full) for mine, full in zip(samples, teacher.samples, strict=True)])
         loss = _log(errors[-1]) + _ALONG_THE_WAY * _log(errors.mean())
-        return Objective(errors[-1], loss, [self.router.logits, self.router.coefficients])
+
+        choices = [student.gates, student.coefficients]
+        # Where nothing is reused no coefficient has a part in the loss.
+        of_loss = torch.autograd.grad(loss, choices, retain_graph=True, materialize_grads=True)
+        direction = torch.randn(samples[-1].shape, generator=self._generator("direction", self.iteration, self._rank))
+        of_end = torch.autograd.grad(samples[-1], choices, direction.to(self._device), materialize_grads=True)
+        slope, gradient = (errors[-1].detach() * each.sum(-1) for each in of_loss)
+        by_image = (each.unflatten(-1, (halves, images)).sum(-2) for each in of_end)
+        bend, curvature = (each.square().sum(-1) / samples[-1].numel() for each in by_image)
+        worths = torch.where(self.router.mask, bend - slope, -bend - slope)
+        # Every batch counts alike, also one with an image that is far off.
+        size = worths.abs().sum() + torch.finfo(worths.dtype).tiny
+        learned = [worths / size, gradient / size, curvature / size, student.changes, student.slopes]
+        return Lesson(errors[-1], loss, learned)
+
+    def _learn(self, parts: list[Tensor]) -> None:
+        worths, gradient, curvature, changes, slopes = parts
+        budget, done = self._place(self.iteration)
+        settled = max(0.0, (done - _SETTLED) / (1 - _SETTLED))
+        rate = self._config.training.learning_rate * (1 - (1 - _LAST_RATE) * settled)
+        self.router.note(worths, changes, slopes)
+        self.router.descend(gradient, curvature, rate)
+        if not settled or self.router.share > self._budgets[budget]:
+            self.router.choose(self._share(budget, done))
+        if done == 1:
+            self._learned.append((self.router.mask.clone(), self.router.coefficients.clone()))
+
+    def _share(self, budget: int, done: float) -> float:
+        """What may be computed when so much of a budget's iterations is done."""
+        tightest = self._budgets[budget]
+        loosest, begun = (self._budgets[budget - 1], 0.0) if budget else (1.0, _BEGUN)
+        left = (_TIGHTENED - done) / (_TIGHTENED - begun)
+        share: float = tightest + (loosest - tightest) * min(1.0, max(0.0, left)) ** _SLOWING
+        return share
 
     def _mean_score(self) -> float:
-        with torch.no_grad():
-            return self.router.gates(self._share_now()).mean().item()
+        return self.router.mask.float().mean().item()
 
-    def _share_now(self) -> float:
-        left = 1 - self.iteration / (_TIGHTENING * self._config.training.iterations)
-        return self._budget + (1 - self._budget) * max(0.0, left)
+    def _place(self, iteration: int) -> tuple[int, float]:
+        """The number of the budget that an iteration is spent on, and the share of its iterations that is then done."""
+        iterations, budgets = self._config.training.iterations, len(self._budgets)
+        budget = iteration * budgets // iterations
+        first, last = (-(-number * iterations // budgets) for number in (budget, budget + 1))
+        return budget, (iteration + 1 - first) / (last - first)
 
-    def _draw_batch(self) -> tuple[Tensor, Tensor]:
-        generator = self._generator("batch", self.iteration, self._rank)
-        count = self._config.training.batch_size
-        labels = torch.randint(self._model.num_classes, (count,), generator=generator)
-        noise = torch.randn((count, *self._model.image_shape), generator=generator)
-        return noise.to(self._device), labels.to(self._device)
-
-    def _trajectory(self, noise: Tensor, labels: Tensor, branch_of_step: BranchOfStep) -> list[Tensor]:
-        """The samples after every step."""
-        samples = []
-        sample, advance = noise, self._solver.begin()
-        for step, timestep in enumerate(self._solver.timesteps):
-            branch = branch_of_step(step)
-            guidance = self._config.sampler.guidance
-            output = evaluate_guided(self._model, sample, timestep, labels, guidance, branch)
-            sample = advance(step, sample, output)
-            samples.append(sample)
-        return samples
-
-
-class _Student:
-    """The branches of one trajectory: what an executor would give, differentiable in gates and coefficients.
-
-    Every unit is computed, also one that is reused, because how much it would help decides about its gate.
-    """
-
-    def __init__(self, gates: Tensor, coefficients: Tensor) -> None:
-        self._gates = gates
-        self._coefficients = coefficients
-        self._last: dict[int, Tensor] = {}
-        self._before: dict[int, Tensor] = {}
-
-    def __call__(self, step: int) -> Branch:
-        return self._keep_all if step == 0 else lambda unit, compute: self._gated(step - 1, unit, compute)
-
-    def _keep_all(self, unit: int, compute: Callable[[], Tensor]) -> Tensor:
-        self._last[unit] = compute_all(unit, compute)
-        return self._last[unit]
-
-    def _gated(self, row: int, unit: int, compute: Callable[[], Tensor]) -> Tensor:
-        gate, fresh, last = self._gates[row, unit], compute(), self._last[unit]
-        before = self._before.get(unit, last)
-        forecast = last + self._coefficients[row, unit] * (last - before)
-        self._last[unit] = torch.lerp(last, fresh, gate)
-        self._before[unit] = torch.lerp(before, last, gate.detach())
-        return torch.lerp(forecast, fresh, gate)
+    def _full_run(self) -> _FullRun:
+        """Of this iteration's images; they come again, and what they are compared with is made once."""
+        batch = self._config.training.batch_size
+        number = self.iteration % -(-self._config.training.noises // batch)
+        if number not in self._full_runs:
+            generator = self._generator("noise", number, self._rank)
+            labels = torch.randint(self._model.num_classes, (batch,), generator=generator).to(self._device)
+            noise = torch.randn((batch, *self._model.image_shape), generator=generator).to(self._device)
+            with torch.no_grad():
+                guidance = self._config.sampler.guidance
+                samples = list(trajectory(self._model, self._solver, noise, labels, guidance, full_run))
+            self._full_runs[number] = _FullRun(noise, labels, samples)
+        return self._full_runs[number]
 
 
 def _log(error: Tensor) -> Tensor:

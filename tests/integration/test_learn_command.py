@@ -28,7 +28,7 @@ def settled(cluster: Cluster) -> dict[str, Any]:
 def test_same_config_and_seed_give_the_same_schedule(cluster: Cluster, settled: dict[str, Any]) -> None:
     again = cluster.learn(SEED)
     assert again["run_name"] != settled["run_name"]
-    assert again["version"]["sha256"] == settled["version"]["sha256"]
+    assert again["versions"][0]["sha256"] == settled["versions"][0]["sha256"]
 
 
 @pytest.mark.usefixtures("settled")
@@ -103,7 +103,7 @@ def test_private_ray_listens_on_loopback_only_and_leaves_no_process_behind(tmp_p
     identity = uuid.uuid4().hex
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "L2C_", "MLFLOW_"))}
     mark = {"L2C_HOME": str(tmp_path), "L2C_HEAD": identity}
-    options = set_options(*SMALL, "cluster.workers=2", "training.iterations=20", "evaluation.images=2")
+    options = set_options(*SMALL, "training.iterations=20", "evaluation.images=2")
     with subprocess.Popen(
         [Path(sys.executable).parent / "l2c", "learn", str(DIGITS), *options],
         env=inherited | mark,

@@ -4,27 +4,35 @@ import signal
 from pathlib import Path
 
 import psutil
+import pytest
 from ray.job_submission import JobStatus
 from real_cluster import SMALL, Cluster, set_options, wait_until
 
 from l2c_ray.distributed import local_head
 from l2c_ray.schedule import Schedule
 
+TWO_WORKERS = ("cluster.workers=2", "training.iterations=60")
 
-def test_python_entrypoint_learns_registers_and_logs(cluster: Cluster) -> None:
-    job = cluster.submit(
-        "python", "jobs/learn.py", "--config", "jobs/configs/digits.toml", *_small("job-python", "cluster.workers=2")
-    )
+
+@pytest.fixture(scope="module")
+def undisturbed_log(cluster: Cluster) -> str:
+    """Of a job with two workers that ran to its end; its run is called `undisturbed`."""
+    options = _small("undisturbed", *TWO_WORKERS)
+    job = cluster.submit("python", "jobs/learn.py", "--config", "jobs/configs/digits.toml", *options)
     status, log = cluster.wait_for_job(job)
     assert status == JobStatus.SUCCEEDED, log
-    run = cluster.mlflow_run("job-python")
+    return log
+
+
+def test_python_entrypoint_learns_registers_and_logs(cluster: Cluster, undisturbed_log: str) -> None:
+    run = cluster.mlflow_run("undisturbed")
     assert run.info.status == "FINISHED"
     assert {"error", "loss", "mean_score", "compute_share"} <= run.data.metrics.keys()
     assert run.data.params["router.lambda"] == "0.0001"
     artifacts = {file.path for file in cluster.mlflow.list_artifacts(run.info.run_id)}
     assert {"schedule.json", "heatmap.png", "frontier.png", "frontier.json", "config-from-0.json"} <= artifacts
-    assert "registered as digits-dit-ddim-20 version" in log
-    assert "fixed-interval:interval=2" in log
+    assert "registered as digits-dit-ddim-20 version" in undisturbed_log
+    assert "fixed-interval:interval=2" in undisturbed_log
 
 
 def test_bad_config_fails_the_job_with_one_line(cluster: Cluster) -> None:
@@ -83,10 +91,9 @@ def test_lost_sampling_worker_is_replaced(cluster: Cluster) -> None:
     assert cluster.mlflow_run("lost").info.status == "FINISHED"
 
 
+@pytest.mark.usefixtures("undisturbed_log")
 def test_killed_worker_does_not_change_the_schedule(cluster: Cluster) -> None:
-    more = ("cluster.workers=2", "training.iterations=60")
-    cluster.learn("run.name='undisturbed'", *more)
-    options = _small("disturbed", *more)
+    options = _small("disturbed", *TWO_WORKERS)
     job = cluster.submit("python", "jobs/learn.py", "--config", "jobs/configs/digits.toml", *options)
     wait_until(lambda: len(cluster.checkpoints("disturbed")) > 0, timeout=120)
     workers = cluster.train_workers()

@@ -4,25 +4,29 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from unit_factories import tiny_dit
 
 from l2c_ray.caching.executor import ScheduleExecutor
+from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.config.learn import LearnConfig
 from l2c_ray.data.digits import LabelledImages
 from l2c_ray.errors import ConfigError
-from l2c_ray.learning.budget_router import BudgetRouter
+from l2c_ray.learning.budget_router import table_of
 from l2c_ray.learning.learner import Learner
 from l2c_ray.learning.learners import make_learner
 from l2c_ray.learning.pair_learner import PairLearner
 from l2c_ray.learning.trajectory_learner import TrajectoryLearner
 from l2c_ray.models.base import CacheableTransformer
-from l2c_ray.models.macs import UnitMacs, count_macs
+from l2c_ray.models.macs import count_macs
+from l2c_ray.policies import fixed_interval
+from l2c_ray.policies.fixed_interval import FixedInterval
 from l2c_ray.sampling.loop import noise_from_seeds, sample_images
 from l2c_ray.sampling.solvers import make_solver
-from l2c_ray.schedule import Guidance
+from l2c_ray.schedule import Guidance, Table
 
 STEPS = 6
-MACS = UnitMacs(units=(1, 2, 1, 2), shared=2)
+GUIDANCE = Guidance(scale=1.5)
 
 
 def config(router: dict[str, Any], **training: Any) -> LearnConfig:
@@ -30,90 +34,110 @@ def config(router: dict[str, Any], **training: Any) -> LearnConfig:
     return LearnConfig.parse({"model": {"name": "tiny"}, "router": router, "training": training}, source="test")
 
 
-def learner(budget: float, **training: Any) -> TrajectoryLearner:
+def learner(*budgets: float, **training: Any) -> TrajectoryLearner:
     model = tiny_dit()
-    return TrajectoryLearner(config({"budget": budget}, **training), budget, model, make_solver("ddim", STEPS, model))
+    return TrajectoryLearner(config({"budget": budgets}, **training), budgets, model, make_solver("ddim", STEPS, model))
 
 
-def run(learned: Learner, iterations: int) -> None:
-    for _ in range(iterations):
-        learned.step(lambda shared: shared)
+def run(learned: Learner, iterations: int) -> list[float]:
+    """The errors that the iterations saw."""
+    return [learned.step(lambda shared: shared).error for _ in range(iterations)]
 
 
-@pytest.mark.parametrize("share", [1.0, 0.9, 0.7, 0.5])
-def test_table_fills_the_share_and_never_exceeds_it(share: float) -> None:
-    router = BudgetRouter(STEPS, MACS)
-    torch.nn.init.normal_(router.logits, generator=torch.Generator().manual_seed(0))
-    spent = MACS.of(router.table(share).compute).share
-    dearest = max(MACS.units) / MACS.of(((1,) * 4,) * STEPS).full
-    assert share - dearest < spent <= share
+def share_of(table: Table, model: CacheableTransformer) -> float:
+    return count_macs(model).with_attention.of(table.compute).share
 
 
-def test_highest_logits_are_computed() -> None:
-    router = BudgetRouter(STEPS, MACS)
-    with torch.no_grad():
-        router.logits[3, 1] = 1.0
-    table = router.table(router.least_share + 2.5 / MACS.of(((1,) * 4,) * STEPS).full)
-    assert [(step, unit) for step in range(1, STEPS) for unit in range(4) if table.compute[step][unit]] == [(4, 1)]
+def test_every_budget_gets_a_schedule_that_fills_it() -> None:
+    budgets = (0.9, 0.75, 0.6)
+    learned = learner(*budgets, iterations=30)
+    run(learned, 30)
+    macs = count_macs(learned._model).with_attention
+    dearest = max(macs.units) / macs.of(((1,) * len(macs.units),) * STEPS).full
+    for table, budget in zip(learned.tables(), budgets, strict=True):
+        assert budget - dearest < share_of(table, learned._model) <= budget
 
 
-def test_forecast_begins_when_two_values_are_there() -> None:
-    router = BudgetRouter(4, UnitMacs(units=(1,), shared=1))
-    with torch.no_grad():
-        router.coefficients.fill_(0.5)
-        router.logits[1] = 1.0
-    table = router.table(router.least_share + 1 / 8)
-    assert [row[0] for row in table.compute] == [1, 0, 1, 0]
-    assert table.forecast == (((),), ((),), ((),), ((0.5,),))
+def test_iterations_that_do_not_divide_give_every_budget_a_schedule_all_the_same() -> None:
+    learned = learner(0.9, 0.75, 0.6, iterations=13)
+    run(learned, 13)
+    assert learned.done
+    assert len(learned.tables()) == 3
 
 
-def test_gates_are_hard_and_learn_as_the_scores_do() -> None:
-    router = BudgetRouter(STEPS, MACS)
-    gates = router.gates(0.6)
-    assert set(gates.flatten().tolist()) <= {0.0, 1.0}
-    (gradient,) = torch.autograd.grad(gates.sum(), router.logits)
-    assert torch.allclose(gradient, torch.full_like(gradient, 0.25))
+def test_nothing_is_reused_at_a_budget_of_everything() -> None:
+    learned = learner(1.0)
+    assert run(learned, 6) == [0.0] * 6
+    (table,) = learned.tables()
+    assert {unit for row in table.compute for unit in row} == {1}
 
 
 def test_what_was_learned_runs_as_it_was_learned() -> None:
-    """The last training trajectory and the executor's give the same error."""
+    """A training trajectory and the executor's give the same error."""
     learned = learner(0.7, iterations=8, batch_size=3)
-    run(learned, 6)
-    model, solver = learned._model, learned._solver
-    noise, labels = learned._draw_batch()
-    guidance = Guidance(scale=1.5)
-    made = sample_images(model, solver, noise, labels, guidance, ScheduleExecutor(learned.table()))
-    full = sample_images(model, solver, noise, labels, guidance)
-    assert learned._share_now() == 0.7
-    error = learned.step(lambda shared: shared).error
-    assert error == pytest.approx((made - full).square().mean().item(), rel=1e-3)
+    run(learned, 7)
+    table = table_of(learned.router.mask, learned.router.coefficients)
+    full = learned._full_run()
+    made = sample_images(learned._model, learned._solver, full.noise, full.labels, GUIDANCE, ScheduleExecutor(table))
+    (error,) = run(learned, 1)
+    assert any(any(coefficients) for row in table.forecast or () for coefficients in row)
+    assert error == pytest.approx((made - full.samples[-1]).square().mean().item(), rel=1e-3)
 
 
-def test_error_at_the_budget_shrinks(digits_model: CacheableTransformer) -> None:
+def test_it_leaves_the_fixed_interval_far_behind(digits_model: CacheableTransformer) -> None:
     solver = make_solver("ddim", STEPS, digits_model)
-    learned = TrajectoryLearner(config({"budget": 0.6}, iterations=20, batch_size=4), 0.6, digits_model, solver)
-    noise, labels = noise_from_seeds(range(1000, 1016), digits_model.image_shape), torch.arange(16) % 10
-    guidance = Guidance(scale=1.5)
-    full = sample_images(digits_model, solver, noise, labels, guidance)
+    rival = fixed_interval.make(Pipeline(digits_model, solver, GUIDANCE), FixedInterval(interval=2))
+    budget = share_of(rival, digits_model)
+    learned = TrajectoryLearner(config({"budget": budget}, iterations=24, batch_size=4), [budget], digits_model, solver)
+    run(learned, 24)
+    (table,) = learned.tables()
+    noise, labels = noise_from_seeds(range(1000, 1032), digits_model.image_shape), torch.arange(32) % 10
+    full = sample_images(digits_model, solver, noise, labels, GUIDANCE)
 
-    def error() -> float:
-        executor = ScheduleExecutor(learned.table())
-        made = sample_images(digits_model, solver, noise, labels, guidance, executor)
+    def error(table: Table) -> float:
+        made = sample_images(digits_model, solver, noise, labels, GUIDANCE, ScheduleExecutor(table))
         return (made - full).square().mean().item()
 
-    before = error()
-    run(learned, 20)
-    assert error() < before / 3
-    assert count_macs(digits_model).with_attention.of(learned.table().compute).share <= 0.6
+    assert share_of(table, digits_model) <= budget
+    assert error(table) < error(rival) / 4
 
 
-def test_resumed_run_is_the_run_that_was_not_cut_off() -> None:
-    whole, first, second = (learner(0.6) for _ in range(3))
-    run(whole, 6)
-    run(first, 3)
+@pytest.mark.parametrize("done", [3, 7])
+def test_resumed_run_is_the_run_that_was_not_cut_off(done: int) -> None:
+    whole, first, second = (learner(0.8, 0.6, iterations=12) for _ in range(3))
+    run(whole, 12)
+    run(first, done)
     second.load_state(first.state())
-    run(second, 3)
-    assert second.table() == whole.table()
+    run(second, 12 - done)
+    assert second.tables() == whole.tables()
+    assert len(whole.tables()) == 2
+
+
+def test_workers_draw_noise_of_their_own_and_see_it_again() -> None:
+    model = tiny_dit()
+    solver = make_solver("ddim", STEPS, model)
+    settings = config({"budget": 0.7}, noises=4)
+    here, there = (TrajectoryLearner(settings, [0.7], model, solver, rank) for rank in (0, 1))
+    first = here._full_run().noise
+    assert not torch.equal(first, there._full_run().noise)
+    run(here, 1)
+    assert not torch.equal(first, here._full_run().noise)
+    run(here, 1)
+    assert torch.equal(first, here._full_run().noise)
+
+
+def test_message_to_the_other_workers_does_not_grow_with_the_model_or_the_batch() -> None:
+    sizes = []
+
+    def spy(message: Tensor) -> Tensor:
+        sizes.append(message.numel())
+        return message
+
+    for batch in (1, 4):
+        learned = learner(0.7, batch_size=batch)
+        learned.step(spy)
+    choices = learned.router.mask.numel()
+    assert sizes == [5 * choices + 2] * 2
 
 
 def test_budget_below_what_cannot_be_reused_is_refused() -> None:
@@ -130,12 +154,15 @@ def test_config_chooses_the_learner() -> None:
 
 
 def test_config_survives_the_way_to_a_worker() -> None:
-    for router in ({"budget": 0.5}, {"lambda": 0.0}):
+    for router in ({"budget": 0.5}, {"budget": [0.5, 0.4]}, {"lambda": 0.0}):
         sent = config(router)
         assert LearnConfig.parse(sent.model_dump(by_alias=True), source="config") == sent
 
 
-@pytest.mark.parametrize("router", [{"lambda": 1e-4, "budget": 0.5}, {"theta": 0.5}])
+@pytest.mark.parametrize(
+    "router",
+    [{"lambda": 1e-4, "budget": 0.5}, {"theta": 0.5}, {"budget": []}, {"budget": [0.5, 0.6]}, {"budget": [0.5, 0.5]}],
+)
 def test_one_aim_and_no_more_is_asked_for(router: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="router"):
         config(router)
