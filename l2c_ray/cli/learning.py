@@ -18,7 +18,7 @@ def learn_and_report(config: LearnConfig, out: Path | None, as_json: bool) -> No
     """Learns with progress on the way, then prints the frontier and the version, or the whole result as JSON.
 
     Args:
-        out: a folder that the schedules are written to beside the registry, each named by its compute share.
+        out: a folder that the schedules are written to beside the registry, each named by its policy and compute share.
     """
     if out:
         make_writable(out)
@@ -36,7 +36,7 @@ def learn_and_report(config: LearnConfig, out: Path | None, as_json: bool) -> No
         result = learn(config, on_start, on_progress)
     if out:
         for schedule in result.schedules:
-            write_text(out / f"{schedule.compute_share:.3f}.json", schedule.to_json())
+            write_text(out / f"{schedule.provenance.policy}-{schedule.compute_share:.3f}.json", schedule.to_json())
     if as_json:
         typer.echo(json.dumps(_as_dict(result)))
         return

@@ -96,7 +96,8 @@ def _apply(override: str, values: dict[str, Any]) -> None:
 
 def _first_problem(config: type[BaseModel], error: ValidationError, source: str, table: str) -> ConfigError:
     problem = error.errors(include_url=False, include_input=True)[0]
-    key = ".".join(str(part) for part in (table, *problem["loc"]) if part != "")
+    # Where in a list it is says the value; a value that stands for a list of one has no place in it.
+    key = ".".join(part for part in (table, *problem["loc"]) if isinstance(part, str) and part)
     subject = f"{key} in {source}" if key else source
     if problem["type"] == "extra_forbidden":
         return ConfigError(subject, "is not a key of this config", _did_you_mean(config, problem["loc"]))

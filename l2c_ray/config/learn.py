@@ -47,7 +47,7 @@ def _listed(given: Any) -> Any:
     return tuple(given) if isinstance(given, list | tuple) else (given,)
 
 
-Budgets = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1), BeforeValidator(_listed)]
+_OneOrMore = (Field(min_length=1), BeforeValidator(_listed))
 """A single number stands for a list of one."""
 
 
@@ -55,10 +55,10 @@ class RouterSection(Section):
     """What the router is to learn: the paper's loss with `lambda`, or the best trajectory within a `budget`."""
 
     sparsity_weight: Annotated[float, Field(ge=0, alias="lambda")] = 0.0
-    budget: Budgets | None = None
+    budget: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], *_OneOrMore] | None = None
     """Shares of the full run's multiply-accumulates that a schedule may take, from loose to tight: a schedule each."""
-    theta: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Compute where the score is above this."""
+    theta: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], *_OneOrMore] = (0.5,)
+    """Thresholds of the paper's router: a schedule each, that computes where the score is above it."""
     initial_logit: Annotated[float, Field(ge=-100, le=100)] = 2.0
     shifted: bool = True
     """Which evaluation of a two-evaluation update may reuse: the first (of the next update), or else the second."""

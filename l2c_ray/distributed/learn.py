@@ -47,7 +47,7 @@ class LearnResult:
     run_name: str
     mlflow_run_id: str
     schedules: list[Schedule]
-    """One for each budget, in their order, or the one that the paper's loss gives."""
+    """One for each budget or threshold, in their order."""
     versions: list[RegisteredVersion]
     """As which they were registered."""
     measurements: list[Measurement]
@@ -162,7 +162,6 @@ def _objective(config: LearnConfig) -> dict[str, str | int | float | bool]:
     return {
         "objective": "pair",
         "lambda": router.sparsity_weight,
-        "theta": router.theta,
         "initial_logit": router.initial_logit,
         "shifted": router.shifted,
     }
@@ -173,7 +172,7 @@ def _lasting_settings(config: LearnConfig, pipeline: Pipeline) -> dict[str, Any]
 
     Theta may change; so may the number of iterations, but where a budget tightens over them.
     """
-    settings: dict[str, Any] = {key: value for key, value in _settings(config).items() if key != "theta"}
+    settings: dict[str, Any] = {**_settings(config)}
     if config.router.budget is not None:
         settings["iterations"] = config.training.iterations
     settings |= {"model": config.model.name, "weights_sha256": pipeline.model.identity().weights_sha256}
@@ -228,13 +227,12 @@ def _train(
 
 
 def _make_schedules(config: LearnConfig, pipeline: Pipeline, learner: Learner) -> list[Schedule]:
-    settings: dict[str, str | int | float | bool] = _settings(config) | {"iterations": learner.iteration}
-    budgets = config.router.budget or (None,)
+    settings = _settings(config) | {"iterations": learner.iteration}
+    budgets, thetas = config.router.budget, config.router.theta
+    policy, key, values = (LEARNED, "budget", budgets) if budgets else (LEARNED_BY_PAIRS, "theta", thetas)
     made = []
-    for table, budget in zip(learner.tables(), budgets, strict=True):
-        own = {"budget": budget} if budget else {}
-        policy = LEARNED if budget else LEARNED_BY_PAIRS
-        provenance = Provenance(policy=policy, settings={**settings, **own}, git_commit=git_commit())
+    for table, value in zip(learner.tables(), values, strict=True):
+        provenance = Provenance(policy=policy, settings={**settings, key: value}, git_commit=git_commit())
         made.append(make_schedule(pipeline, table, provenance))
     return made
 

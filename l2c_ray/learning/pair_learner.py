@@ -33,7 +33,7 @@ class PairLearner(Learner):
         self._optimizer = torch.optim.Adam(self.router.parameters(), lr=config.training.learning_rate)
 
     def tables(self) -> list[Table]:
-        return [self.router.threshold(self._config.router.theta)]
+        return [self.router.threshold(theta) for theta in self._config.router.theta]
 
     def score_table(self) -> Tensor:
         return self.router.score_table()

@@ -49,7 +49,7 @@ def test_values_are_read_and_the_rest_has_defaults(minimal: Path) -> None:
     config = LearnConfig.read(minimal)
     assert config.router.sparsity_weight == 1e-4
     assert config.training.iterations == 10
-    assert (config.sampler.name, config.sampler.steps, config.router.theta) == ("ddim", 20, 0.5)
+    assert (config.sampler.name, config.sampler.steps, config.router.theta) == ("ddim", 20, (0.5,))
     assert config.run.name is None
 
 
@@ -63,7 +63,7 @@ def test_config_cannot_be_changed_after_it_was_checked(minimal: Path) -> None:
     ("override", "section", "key", "value"),
     [
         ("router.lambda=0.5", "router", "sparsity_weight", 0.5),
-        ("router.theta = 0.25", "router", "theta", 0.25),
+        ("router.theta = 0.25", "router", "theta", (0.25,)),
         ("training.iterations=7", "training", "iterations", 7),
         ('run.name="first"', "run", "name", "first"),
         ("run.name=first", "run", "name", "first"),
@@ -100,6 +100,7 @@ def test_override_below_a_value_is_refused_naming_it(minimal: Path) -> None:
         ("router.lambda=inf", "router.lambda"),
         ("router.theta=1.01", "router.theta"),
         ("router.theta=-0.01", "router.theta"),
+        ("router.theta=[0.5, 1.01]", "router.theta"),
         ("sampler.steps=1", "sampler.steps"),
         ("sampler.steps=1001", "sampler.steps"),
         ("sampler.guidance_scale=-1", "sampler.guidance_scale"),
