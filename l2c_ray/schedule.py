@@ -173,6 +173,13 @@ class Table(_Part):
         except ValidationError as error:
             raise _first_problem(error, "new table") from error
 
+    @property
+    def removed_share(self) -> float:
+        """Of the units of the cache steps: how many are reused, as the paper counts."""
+        there = len(self.cache_steps) * len(self.compute[0])
+        computed = sum(sum(self.compute[step]) for step in self.cache_steps)
+        return (there - computed) / there if there else 0.0
+
     @field_validator("compute")
     @classmethod
     def _binary_and_computed_at_first(cls, mask: Mask) -> Mask:

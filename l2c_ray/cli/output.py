@@ -61,18 +61,19 @@ def progress_display(title: str, total: int) -> Iterator[ProgressDisplay]:
 def frontier_table(measurements: list[Measurement]) -> Table:
     """One row for each candidate in the order given, a line between curves."""
     title = (
-        "frontier protocol: error to the full run, Fréchet and kernel distance (FD, KD), at each share of its compute"
+        "frontier protocol: error to the full run, Fréchet and kernel distance (FD, KD), at each share of its compute; "
+        "removed: of the cache steps' units"
     )
     table = Table(title=title, box=box.SIMPLE_HEAD, collapse_padding=True)
     table.add_column("", overflow="fold")
-    for heading in ("share", "seconds", "speed-up", "MSE", "PSNR", "SSIM", "FD", "FD to real", "KD"):
+    for heading in ("share", "speed-up", "removed", "MSE", "PSNR", "SSIM", "FD", "FD to real", "KD"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row, after in zip_longest(measurements, measurements[1:]):
         table.add_row(
             escape(row.name),
             f"{row.compute_share:.3f}",
-            f"{row.seconds:.2f}",
             f"{row.speedup:.2f}x",
+            _or_dash(row.removed_share, ".1%"),
             f"{row.mse:.2e}",
             _or_dash(row.psnr, ".1f"),
             f"{row.ssim:.4f}",
@@ -129,12 +130,11 @@ def _units_summary(schedule: Schedule) -> dict[str, Any]:
     table = schedule.table
     kinds = [name.rpartition(".")[2] for name in schedule.model.units]
     removed = Counter(kind for row in table.compute for kind, bit in zip(kinds, row, strict=True) if not bit)
-    in_cache_steps = len(table.cache_steps) * len(kinds)
     return {
         "total": schedule.sampler.steps * len(kinds),
-        "cache_steps": in_cache_steps,
+        "cache_steps": len(table.cache_steps) * len(kinds),
         "removed": removed.total(),
-        "removed_share_cache_steps": removed.total() / in_cache_steps if in_cache_steps else 0.0,
+        "removed_share_cache_steps": table.removed_share,
         "by_kind": {
             kind: {
                 "total": schedule.sampler.steps * kinds.count(kind),

@@ -54,6 +54,8 @@ class Measurement:
     name: str
     curve: str
     compute_share: float
+    removed_share: float | None
+    """Of the units of the schedule's cache steps; None without a schedule."""
     seconds: float
     """Sampling time of all images, summed over the processes that shared them."""
     speedup: float
@@ -181,6 +183,7 @@ class _Tally:
             name=self.candidate.name,
             curve=self.candidate.curve,
             compute_share=sum(share * images for share, images in self._shares) / sum(n for _, n in self._shares),
+            removed_share=self.candidate.schedule.table.removed_share if self.candidate.schedule else None,
             seconds=sum(self._seconds),
             speedup=statistics.median(ratios),
             mse=errors.mse,
