@@ -4,7 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install quickstart down pictures test lint bench
+SHIPPED := l2c_ray/evaluation/embedded/schedules
+DIT := digits-dit-ddim-20
+UVIT := digits-uvit-dpm-solver-2-20
+
+.PHONY: install quickstart down pictures schedules comparisons test lint bench
 
 install: $(INSTALLED)
 
@@ -25,6 +29,21 @@ down: $(INSTALLED)
 pictures: quickstart
 	mkdir -p infra/pictures
 	cp "$(or $(L2C_HOME),.l2c)"/pictures/*.png infra/pictures/
+
+# The schedules that ship in the package, learned anew: within budgets, and by the paper's loss.
+schedules: $(INSTALLED)
+	rm -rf $(SHIPPED)
+	$(BIN)/l2c learn jobs/configs/digits-frontier.toml --out $(SHIPPED)/$(DIT)
+	$(BIN)/l2c learn jobs/configs/digits-uvit-frontier.toml --out $(SHIPPED)/$(UVIT)
+	for weight in 8e-5 2e-4 4.5e-4 1e-3; do \
+	  $(BIN)/l2c learn jobs/configs/digits.toml --set router.lambda=$$weight --out $(SHIPPED)/$(DIT) && \
+	  $(BIN)/l2c learn jobs/configs/digits-uvit.toml --set router.lambda=$$weight --out $(SHIPPED)/$(UVIT) || exit 1; \
+	done
+
+# What the README compares: tables, JSON and pictures of both embedded models.
+comparisons: $(INSTALLED)
+	$(BIN)/l2c compare digits-dit --out infra/comparisons/digits-dit
+	$(BIN)/l2c compare digits-uvit --out infra/comparisons/digits-uvit
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -154,11 +154,12 @@ class TrackedRun:
 
     @server_errors()
     def log_file(self, name: str, content: bytes) -> None:
-        """Adds an artifact."""
+        """Adds an artifact; its name may begin with a folder."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, name)
+            path.parent.mkdir(exist_ok=True)
             path.write_bytes(content)
-            self._client.log_artifact(self.id, str(path))
+            self._client.log_artifacts(self.id, folder)
 
     def end(self, status: RunStatus) -> None:
         """Marks the run as ended. Never raises: what ended the run is what its owner has to tell, not this."""

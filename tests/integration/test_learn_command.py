@@ -15,6 +15,7 @@ from real_cluster import DIGITS, SMALL, Cluster, set_options, wait_until
 from real_tracking_server import running_tracking_server
 
 from l2c_ray.distributed import local_head
+from l2c_ray.schedule import Schedule
 
 SEED = "run.seed=3"
 
@@ -29,6 +30,19 @@ def test_same_config_and_seed_give_the_same_schedule(cluster: Cluster, settled: 
     again = cluster.learn(SEED)
     assert again["run_name"] != settled["run_name"]
     assert again["versions"][0]["sha256"] == settled["versions"][0]["sha256"]
+
+
+def test_several_budgets_give_a_version_and_a_file_each(cluster: Cluster, tmp_path: Path) -> None:
+    small = set_options("cluster.workers=1", "training.iterations=6", "evaluation.images=4", "run.name='budgets'")
+    config = DIGITS.with_name("digits-budget.toml")
+    done = cluster.l2c("learn", str(config), *small, *set_options("router.budget=[0.8, 0.7]"), "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("registered as digits-dit-ddim-20 version") == 2
+    shares = [Schedule.from_json(file.read_text(), file.name).compute_share for file in sorted(tmp_path.iterdir())]
+    assert 0.68 < shares[0] <= 0.7
+    assert 0.78 < shares[1] <= 0.8
+    artifacts = {file.path for file in cluster.mlflow.list_artifacts(cluster.mlflow_run("budgets").info.run_id)}
+    assert {f"{share:.3f}" for share in shares} <= artifacts
 
 
 @pytest.mark.usefixtures("settled")

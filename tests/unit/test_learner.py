@@ -220,3 +220,13 @@ def test_every_draw_of_a_config_has_a_seed_of_its_own() -> None:
         for rank in range(3)
     ]
     assert len(set(seeds)) == len(seeds)
+
+
+def test_every_threshold_gives_a_schedule_of_the_same_router() -> None:
+    learned = learner(router={"theta": [0.5, 0.88, 1.0]}, training={"iterations": 6})
+    run(learned, 6)
+    computed = [sum(map(sum, table.compute)) for table in learned.tables()]
+    assert computed == sorted(computed, reverse=True)
+    assert computed[0] > computed[-1]
+    for theta, table in zip((0.5, 0.88, 1.0), learned.tables(), strict=True):
+        assert table == learned.router.threshold(theta)

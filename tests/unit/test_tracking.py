@@ -65,6 +65,7 @@ def test_run_has_its_settings_metrics_tags_and_files(client: MlflowClient) -> No
     run = TrackedRun(client, "experiment", "first", {"router": {"lambda": 0.5}, "steps": 20})
     run.log_metrics({3: {"loss": 0.25, "error": 0.5}, 4: {"loss": 0.125}})
     run.log_file("schedule.json", b"{}")
+    run.log_file("0.500/schedule.json", b"[]")
     run.end("FINISHED")
     found = client.get_run(run.id)
     assert found.data.params == {"router.lambda": "0.5", "steps": "20"}
@@ -75,6 +76,7 @@ def test_run_has_its_settings_metrics_tags_and_files(client: MlflowClient) -> No
     assert found.data.metrics["error"] == 0.5
     assert found.info.status == "FINISHED"
     assert Path(client.download_artifacts(run.id, "schedule.json")).read_bytes() == b"{}"
+    assert Path(client.download_artifacts(run.id, "0.500/schedule.json")).read_bytes() == b"[]"
 
 
 def test_run_of_the_same_name_is_gone_on_with(client: MlflowClient) -> None:
