@@ -35,8 +35,9 @@ schedules: $(INSTALLED)
 	rm -rf $(SHIPPED)
 	$(BIN)/l2c learn jobs/configs/digits-frontier.toml --out $(SHIPPED)/$(DIT)
 	$(BIN)/l2c learn jobs/configs/digits-uvit-frontier.toml --out $(SHIPPED)/$(UVIT)
-	for weight in 8e-5 2e-4 4.5e-4 1e-3; do \
-	  $(BIN)/l2c learn jobs/configs/digits.toml --set router.lambda=$$weight --out $(SHIPPED)/$(DIT) && \
+	$(BIN)/l2c learn jobs/configs/digits.toml --out $(SHIPPED)/$(DIT)
+	$(BIN)/l2c learn jobs/configs/digits-fast.toml --out $(SHIPPED)/$(DIT)
+	for weight in 8e-5 4.5e-4 1e-3; do \
 	  $(BIN)/l2c learn jobs/configs/digits-uvit.toml --set router.lambda=$$weight --out $(SHIPPED)/$(UVIT) || exit 1; \
 	done
 
