@@ -11,6 +11,7 @@ from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.cli.inputs import find_schedule
 from l2c_ray.cli.output import console, frontier_table, notes, progress_display
 from l2c_ray.data import digits
+from l2c_ray.errors import StorageError
 from l2c_ray.evaluation.candidates import NamedSettings, chosen_rules, every_rule, frontier_candidates
 from l2c_ray.evaluation.frontier import PROTOCOL, Measurement, Sampler, measure
 from l2c_ray.evaluation.plots import plot_frontier, plot_frontier_over_time, plot_schedule
@@ -65,12 +66,21 @@ def _find_all(given: Sequence[str], pipeline: Pipeline) -> dict[str, Schedule]:
 
 
 def _in_folder(name: str) -> list[str]:
-    """The schedule files in the folder `name`; none if there are none or there is no such folder."""
+    """The schedule files in the folder `name`; none if there is no such folder.
+
+    Raises:
+        StorageError: there is one, without schedules.
+    """
     try:
-        return [str(file) for file in sorted(Path(name).glob("*.json"))] if name else []
+        if not name or not Path(name).is_dir():
+            return []
     except OSError:
         # Too long for the name of a folder.
         return []
+    files = [str(file) for file in sorted(Path(name).glob("*.json"))]
+    if not files:
+        raise StorageError(name, "holds no schedules (*.json)", "name a folder that does, a file or an alias")
+    return files
 
 
 def _measure(
@@ -81,7 +91,7 @@ def _measure(
     model = pipeline.model
     chunk = max(_LEAST_CHUNK, min(_MOST_CHUNK, images // _CHUNKS))
     sampler = Sampler(model, pipeline.solver.name, pipeline.guidance, chunk)
-    real = digits.load().images if model.image_shape == digits.IMAGE_SHAPE else None
+    real = digits.images_to_judge(model.image_shape)
     with progress_display("comparing", images * len(candidates)) as display:
         done = 0
 

@@ -5,12 +5,13 @@ from pathlib import Path
 import typer
 
 from l2c_ray.caching.pipeline import Pipeline
+from l2c_ray.cli.output import warn_of_extremes
 from l2c_ray.errors import InvalidInputError
 from l2c_ray.evaluation.cost import make_schedule
 from l2c_ray.interop import cache_dit, l2c_router, smoothcache
 from l2c_ray.interop.formats import ExportFormat, ImportFormat, recognise
 from l2c_ray.models.checkpoints import digest
-from l2c_ray.schedule import Provenance, Schedule, Table
+from l2c_ray.schedule import Provenance, Schedule
 from l2c_ray.storage.files import read_text, write_text
 
 _EXPORTS = {"smoothcache": smoothcache.export, "cache-dit": cache_dit.export}
@@ -32,7 +33,7 @@ def import_and_report(
             raise InvalidInputError("--threshold", f"a {file_format} file has no scores to compare", "leave it out")
         table = smoothcache.read_table(file, pipeline.model.identity(), pipeline.solver.steps)
     settings["sha256"] = digest(file)
-    _warn_of_extremes(table)
+    warn_of_extremes(table, table.cache_steps if file_format == "l2c-router" else range(1, len(table.compute)))
     schedule = make_schedule(pipeline, table, Provenance(policy="imported", settings=settings))
     typer.echo(write_text(out, schedule.to_json()))
 
@@ -43,11 +44,3 @@ def export_and_report(file: Path, to: ExportFormat, out: Path | None) -> None:
     typer.echo(write_text(out, exported.text) if out else exported.text)
     for lost in exported.lost:
         typer.echo(f"lost: {lost}", err=True)
-
-
-def _warn_of_extremes(table: Table) -> None:
-    computed = [any(table.compute[step]) for step in table.cache_steps]
-    if all(all(row) for row in table.compute):
-        typer.echo("warning: the schedule removes nothing: every unit is computed at every step", err=True)
-    elif not any(computed):
-        typer.echo("warning: the schedule removes everything: no unit is computed at any cache step", err=True)

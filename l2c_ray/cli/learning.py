@@ -7,10 +7,11 @@ from pathlib import Path
 
 import typer
 
-from l2c_ray.cli.output import ProgressDisplay, console, frontier_table, notes, progress_display
+from l2c_ray.cli.output import ProgressDisplay, console, frontier_table, notes, progress_display, warn_of_extremes
 from l2c_ray.config.learn import LearnConfig
 from l2c_ray.distributed.learn import LearnResult, Started, learn
 from l2c_ray.learning.learner import Progress
+from l2c_ray.schedule import Schedule
 from l2c_ray.storage.files import make_writable, write_text
 
 
@@ -34,9 +35,11 @@ def learn_and_report(config: LearnConfig, out: Path | None, as_json: bool) -> No
             display[0].update(progress.iteration, note)
 
         result = learn(config, on_start, on_progress)
+    for schedule in result.schedules:
+        warn_of_extremes(schedule.table, schedule.table.cache_steps)
     if out:
-        for schedule in result.schedules:
-            write_text(out / f"{schedule.provenance.policy}-{schedule.compute_share:.3f}.json", schedule.to_json())
+        for name, schedule in _named(result.schedules).items():
+            write_text(out / f"{name}.json", schedule.to_json())
     if as_json:
         typer.echo(json.dumps(_as_dict(result)))
         return
@@ -45,6 +48,15 @@ def learn_and_report(config: LearnConfig, out: Path | None, as_json: bool) -> No
         aliases = f" ({', '.join(version.aliases)})" if version.aliases else ""
         console.print(f"registered as {version.name} version {version.version}{aliases}", soft_wrap=True)
         console.print(f"sha256 {version.sha256}", soft_wrap=True)
+
+
+def _named(schedules: list[Schedule]) -> dict[str, Schedule]:
+    """By policy and compute share, and by hash where that is not enough."""
+    named: dict[str, Schedule] = {}
+    for schedule in schedules:
+        name = f"{schedule.provenance.policy}-{schedule.compute_share:.3f}"
+        named[f"{name}-{schedule.sha256[:8]}" if name in named else name] = schedule
+    return named
 
 
 def _as_dict(result: LearnResult) -> dict[str, object]:

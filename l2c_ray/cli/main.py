@@ -97,11 +97,12 @@ def generate(
     guidance_rule: GuidanceRuleOption = None,
 ) -> None:
     """Make one image, with a schedule or computing everything."""
-    from l2c_ray.caching.pipeline import encode_png
+    from l2c_ray.caching.pipeline import encode_png, require_pictures
     from l2c_ray.cli.inputs import find_schedule, open_pipeline
     from l2c_ray.storage.files import write_bytes
 
     pipeline = open_pipeline(model, checkpoint, sampler, steps, guidance_scale, guidance_rule)
+    require_pictures(pipeline.model)
     chosen = find_schedule(schedule, pipeline) if schedule is not None else None
     image = pipeline.generate([label], [seed], chosen)[0]
     typer.echo(write_bytes(out, encode_png(image)))
@@ -151,7 +152,9 @@ def bench(
     repeats: Annotated[int, typer.Option(min=1, help="Pairs of a full and a cached run.")] = 3,
     dtype: Annotated[NumberFormat, typer.Option(help="Number format of weights and samples.")] = "float32",
     device: Annotated[Device, typer.Option(help="Where to sample.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; torch's choice unless given.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="CPU threads; torch's choice unless given.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Time full and cached sampling in turn, beside the speed-up that the schedule's multiply-accumulates promise."""

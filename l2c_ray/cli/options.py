@@ -11,7 +11,9 @@ Device = Literal["cpu", "cuda"]
 NumberFormat = Literal["float32", "bfloat16"]
 
 ModelArgument = Annotated[str, typer.Argument(help="Name in the zoo, for instance digits-dit.")]
-CheckpointOption = Annotated[Path | None, typer.Option(help="Folder of other weights, in diffusers' layout.")]
+CheckpointOption = Annotated[
+    Path | None, typer.Option(help="Other weights: a file of the authors', or a folder in diffusers' layout.")
+]
 SamplerOption = Annotated[str | None, typer.Option(help="Sampler; that of the model's authors unless given.")]
 StepsOption = Annotated[int, typer.Option(min=2, max=1000, help="Model evaluations of a full run.")]
 GuidanceOption = Annotated[

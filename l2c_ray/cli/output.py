@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import zip_longest
 from typing import Any
@@ -16,6 +16,7 @@ from rich.table import Table
 from l2c_ray.evaluation.frontier import Measurement
 from l2c_ray.registry.versions import RegisteredVersion
 from l2c_ray.schedule import Macs, Schedule
+from l2c_ray.schedule import Table as ScheduleTable
 
 _LINES_OF_A_LOG = 20
 
@@ -104,6 +105,14 @@ def versions_table(versions: list[RegisteredVersion]) -> Table:
             version.git_commit[:12] + ("-dirty" if version.git_commit.endswith("-dirty") else ""),
         )
     return table
+
+
+def warn_of_extremes(table: ScheduleTable, may_reuse: Iterable[int]) -> None:
+    """Says so if a table computes everything, or nothing at the steps that may reuse."""
+    if all(all(row) for row in table.compute):
+        notes.print("warning: the schedule removes nothing: every unit is computed at every step", soft_wrap=True)
+    elif not any(any(table.compute[step]) for step in may_reuse):
+        notes.print("warning: the schedule removes everything: no unit is computed at any cache step", soft_wrap=True)
 
 
 def schedule_summary(schedule: Schedule) -> dict[str, Any]:

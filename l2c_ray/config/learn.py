@@ -75,6 +75,8 @@ class RouterSection(Section):
     def _tightens(self) -> Self:
         if any(tighter >= looser for looser, tighter in pairwise(self.budget or ())):
             raise ValueError("takes budgets from loose to tight")
+        if len(set(self.theta)) < len(self.theta):
+            raise ValueError("takes each theta but once")
         return self
 
 
@@ -120,3 +122,10 @@ class LearnConfig(JobConfig):
     training: TrainingSection
     cluster: ClusterSection = ClusterSection()
     evaluation: EvaluationSection = EvaluationSection()
+
+    @model_validator(mode="after")
+    def _has_time_for_every_budget(self) -> Self:
+        budgets = len(self.router.budget or ())
+        if self.training.iterations < budgets:
+            raise ValueError(f"training.iterations are {self.training.iterations}, too few for {budgets} budgets")
+        return self

@@ -26,6 +26,11 @@ class LabelledImages:
         return LabelledImages(self.images[rank::world_size], self.labels[rank::world_size])
 
 
+def images_to_judge(image_shape: tuple[int, int, int]) -> Tensor | None:
+    """The digits, for the distances of sets; None where a model's images are no digits."""
+    return load().images if image_shape == IMAGE_SHAPE else None
+
+
 def load() -> LabelledImages:
     """All digits in the data set's own order, pixels scaled from 0..16 to [-1, 1]."""
     bunch = load_digits()

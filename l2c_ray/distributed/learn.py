@@ -113,7 +113,7 @@ def learn(
                     schedule.with_quality(measured.quality(config.evaluation.images))
                     for schedule, measured in zip(schedules, learned, strict=True)
                 ]
-                _log_results(run, schedules, learner.score_table(), measurements)
+                _log_results(run, _own_names(config, "-"), schedules, learner.score_table(), measurements)
                 versions = [
                     register(
                         client,
@@ -228,17 +228,29 @@ def _train(
 
 def _make_schedules(config: LearnConfig, pipeline: Pipeline, learner: Learner) -> list[Schedule]:
     settings = _settings(config) | {"iterations": learner.iteration}
-    budgets, thetas = config.router.budget, config.router.theta
-    policy, key, values = (LEARNED, "budget", budgets) if budgets else (LEARNED_BY_PAIRS, "theta", thetas)
+    policy = LEARNED if config.router.budget else LEARNED_BY_PAIRS
     made = []
-    for table, value in zip(learner.tables(), values, strict=True):
-        provenance = Provenance(policy=policy, settings={**settings, key: value}, git_commit=git_commit())
+    for table, own in zip(learner.tables(), _own_settings(config), strict=True):
+        provenance = Provenance(policy=policy, settings={**settings, **own}, git_commit=git_commit())
         made.append(make_schedule(pipeline, table, provenance))
     return made
 
 
+def _own_settings(config: LearnConfig) -> list[dict[str, float]]:
+    """What each of a run's schedules has for itself."""
+    if config.router.budget:
+        return [{"budget": budget} for budget in config.router.budget]
+    return [{"theta": theta} for theta in config.router.theta]
+
+
+def _own_names(config: LearnConfig, joint: str) -> list[str]:
+    """One for each of a run's schedules, made of what it has for itself; empty where there is but one."""
+    own = [joint.join(map(str, item)) for settings in _own_settings(config) for item in settings.items()]
+    return own if len(own) > 1 else [""]
+
+
 def _measure(config: LearnConfig, pipeline: Pipeline, schedules: list[Schedule]) -> list[Measurement]:
-    names = [f"{LEARNED} {schedule.compute_share:.3f}" for schedule in schedules] if len(schedules) > 1 else [LEARNED]
+    names = [f"{LEARNED} {own}".rstrip() for own in _own_names(config, "=")]
     candidates = standard_candidates(pipeline, dict(zip(names, schedules, strict=True)))
     cluster.wait_for_room(config.cluster)
     with ClusterSampler(config) as sample:
@@ -247,7 +259,7 @@ def _measure(config: LearnConfig, pipeline: Pipeline, schedules: list[Schedule])
             sample,
             config.evaluation.images,
             pipeline.model.num_classes,
-            real=digits.load().images,
+            real=digits.images_to_judge(pipeline.model.image_shape),
             chunk=config.evaluation.batch_size * config.cluster.workers,
         )
 
@@ -258,15 +270,17 @@ def _is_worth_serving(learned: Measurement, measurements: list[Measurement]) -> 
     return all(learned.mse < rival.mse for rival in rivals if rival.compute_share <= learned.compute_share)
 
 
-def _log_results(run: TrackedRun, schedules: list[Schedule], scores: Tensor, measurements: list[Measurement]) -> None:
+def _log_results(
+    run: TrackedRun, folders: list[str], schedules: list[Schedule], scores: Tensor, measurements: list[Measurement]
+) -> None:
     learned = measurements[1 : 1 + len(schedules)]
-    for index, (schedule, measured) in enumerate(zip(schedules, learned, strict=True)):
+    for index, (folder, schedule, measured) in enumerate(zip(folders, schedules, learned, strict=True)):
         metrics = {"compute_share": measured.compute_share, "speedup": measured.speedup, "mse": measured.mse}
         run.log_metrics({index: metrics})
-        alone = len(schedules) == 1
-        folder = "" if alone else f"{schedule.compute_share:.3f}/"
-        run.log_file(folder + SCHEDULE_FILE, schedule.to_json().encode())
-        run.log_file(folder + HEATMAP_FILE, plot_schedule(schedule, scores if alone else None))
+        run.log_file(str(Path(folder, SCHEDULE_FILE)), schedule.to_json().encode())
+        # Scores are those of the end; what was learned before had others.
+        heatmap = plot_schedule(schedule, None if folder else scores)
+        run.log_file(str(Path(folder, HEATMAP_FILE)), heatmap)
     run.log_file(FRONTIER_FILE, plot_frontier(measurements))
     rows = json.dumps([measurement.as_dict() for measurement in measurements], indent=1)
     run.log_file("frontier.json", rows.encode())

@@ -70,7 +70,7 @@ def train(
         raise LearningError(
             f"run {run_name}",
             "the loss is not finite",
-            "lower router.lambda or training.learning_rate, check the weights",
+            "lower training.learning_rate or router.lambda, check the weights",
         )
     if outcome == "stopped":
         raise stopped(run_name)

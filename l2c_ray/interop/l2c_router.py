@@ -22,6 +22,7 @@ from l2c_ray.sampling.solver import Solver
 from l2c_ray.schedule import Table
 from l2c_ray.storage.pickled import read_pickled
 
+_NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _ROW = re.compile(r"\d+\.prob")
 _ROUTERS = "routers"
 _BESIDE_ROUTERS = {"opt", "args"}
@@ -102,7 +103,7 @@ def _is_plain(value: Any) -> bool:
     """Whether it is a tensor whose numbers can be looked at; files may hold sparse ones, and ones without numbers."""
     return (
         isinstance(value, Tensor)
-        and value.is_floating_point()
+        and value.dtype in _NUMBERS
         and value.layout is torch.strided
         and value.device.type == "cpu"
     )

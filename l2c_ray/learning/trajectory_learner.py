@@ -94,7 +94,8 @@ class TrajectoryLearner(Learner):
         super().load_state(tensors)
         self._learned = []
         if _MASKS in tensors:
-            self._learned = list(zip(tensors[_MASKS], tensors[_COEFFICIENTS], strict=True))
+            masks, coefficients = (tensors[name].to(self._device) for name in (_MASKS, _COEFFICIENTS))
+            self._learned = list(zip(masks, coefficients, strict=True))
 
     def _study(self) -> Lesson:
         teacher = self._full_run()

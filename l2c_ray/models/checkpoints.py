@@ -38,7 +38,9 @@ def digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise CheckpointError(
-            str(path), f"cannot be read ({error.strerror})", "give a folder in diffusers' layout or a weights file"
+            str(path),
+            f"cannot be read ({error.strerror})",
+            "give what the model is published as: a weights file, or a folder in diffusers' layout",
         ) from error
 
 

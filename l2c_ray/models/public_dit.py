@@ -1,9 +1,10 @@
 """The public DiT checkpoints (facebookresearch/DiT) under their authors' tensor names, as diffusers models."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, DiTTransformer2DModel
@@ -77,9 +78,21 @@ def entries() -> dict[str, ZooEntry]:
 def _load(shape: DiTShape, name: str, path: Path) -> CacheableTransformer:
     """From a folder of diffusers' layout or a file of the authors'."""
     model = load_folder(name, path) if path.is_dir() else load(shape, name, path)
-    if (model.depth, model.image_shape) != (shape.depth, (shape.channels, shape.image_size, shape.image_size)):
-        problem = f"is a DiT of depth {model.depth} on samples of {list(model.image_shape)}"
-        raise CheckpointError(str(path), problem, f"give the weights of {name}")
+    config: Any = model.transformer.config
+    found = DiTShape(
+        depth=config.num_layers,
+        width=config.num_attention_heads * config.attention_head_dim,
+        heads=config.num_attention_heads,
+        patch_size=config.patch_size,
+        image_size=config.sample_size,
+        channels=config.in_channels,
+        num_classes=config.num_embeds_ada_norm,
+        learn_sigma=config.out_channels == 2 * config.in_channels,
+    )
+    for field, wanted in asdict(shape).items():
+        if getattr(found, field) != wanted:
+            problem = f"is a DiT of {field} {getattr(found, field)}, not {wanted}"
+            raise CheckpointError(str(path), problem, f"give the weights of {name}")
     return model
 
 

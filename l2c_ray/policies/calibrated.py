@@ -34,7 +34,7 @@ class Calibrated(Section):
     images: Annotated[int, Field(ge=1)] = 32
     """Of the calibration set; their labels are spread evenly over the classes."""
     seed: Annotated[int, Field(ge=0, le=2**53)] = 0
-    max_gap: Annotated[int, Field(ge=1)] = 3
+    max_gap: Annotated[int, Field(ge=1, le=1000)] = 3
     """Most steps in a row that reuse one value."""
 
 
@@ -45,10 +45,11 @@ _calibrations: WeakKeyDictionary[CacheableTransformer, dict[_CalibrationKey, Ten
 
 def make(pipeline: Pipeline, settings: Calibrated) -> Table:
     """The rule's table for this model and sampler. The first one of a calibration set samples that set in full."""
-    key = (pipeline.solver.identity(pipeline.guidance), settings.images, settings.seed, settings.max_gap)
+    max_gap = min(settings.max_gap, pipeline.solver.steps - 1)
+    key = (pipeline.solver.identity(pipeline.guidance), settings.images, settings.seed, max_gap)
     calibrations = _calibrations.setdefault(pipeline.model, {})
     if key not in calibrations:
-        calibrations[key] = calibration_errors(pipeline, settings.images, settings.seed, settings.max_gap)
+        calibrations[key] = calibration_errors(pipeline, settings.images, settings.seed, max_gap)
     errors = calibrations[key]
     if settings.by == "kind":
         errors = _mean_of_kind(errors, [unit.kind for unit in pipeline.model.units])
