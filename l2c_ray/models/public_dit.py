@@ -70,13 +70,17 @@ def entries() -> dict[str, ZooEntry]:
             for pixels in (256, 512):
                 shape = DiTShape(depth, width, heads, patch_size, image_size=pixels // _PIXELS_A_LATENT)
                 made[f"dit-{size}-{patch_size}-{pixels}"] = ZooEntry(
-                    load=partial(_load, shape), build=partial(build, shape), sampler="ddim", guidance=_GUIDANCE
+                    load=partial(load_as, shape), build=partial(build, shape), sampler="ddim", guidance=_GUIDANCE
                 )
     return made
 
 
-def _load(shape: DiTShape, name: str, path: Path) -> CacheableTransformer:
-    """From a folder of diffusers' layout or a file of the authors'."""
+def load_as(shape: DiTShape, name: str, path: Path) -> CacheableTransformer:
+    """The model of this shape, from a folder of diffusers' layout or a file of the authors'.
+
+    Raises:
+        CheckpointError: it cannot be read, or names the first size that is another.
+    """
     model = load_folder(name, path) if path.is_dir() else load(shape, name, path)
     config: Any = model.transformer.config
     found = DiTShape(

@@ -223,3 +223,11 @@ def test_pickle_of_something_else_than_tensors_by_name_is_refused(
 def test_missing_file_and_folder_in_place_of_one_are_refused(published: Published, tmp_path: Path) -> None:
     refusal(published, tmp_path / "none.pt")
     refusal(published, tmp_path)
+
+
+def test_folder_of_another_dit_is_refused_naming_what_differs(tmp_path: Path) -> None:
+    public_dit.build(DIT_SHAPE, "small").save(tmp_path)
+    for field, value in {"depth": 3, "patch_size": 1, "num_classes": 5, "learn_sigma": False}.items():
+        with pytest.raises(CheckpointError, match=f"is a DiT of {field} "):
+            public_dit.load_as(replace(DIT_SHAPE, **{field: value}), "small", tmp_path)
+    assert public_dit.load_as(DIT_SHAPE, "small", tmp_path).depth == 2

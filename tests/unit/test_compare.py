@@ -32,6 +32,10 @@ def folder(half: Schedule, digits_pipeline: Pipeline, tmp_path: Path) -> Path:
     return folder
 
 
+def test_folder_without_schedules_is_no_alias(refused: Refused, tmp_path: Path) -> None:
+    assert f"{tmp_path}: holds no schedules" in refused("compare", "digits-dit", "--schedules", tmp_path, *QUICK)
+
+
 def test_compare_as_json_tells_the_protocol_and_every_row(l2c: L2C) -> None:
     finished = l2c("compare", "digits-dit", "--json", *QUICK)
     assert finished.code == 0

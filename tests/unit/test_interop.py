@@ -118,6 +118,7 @@ NAN = torch.full((UNITS,), float("nan"))
         (of_dit(routers=rows(4, **{"2_prob": torch.ones(4, device="meta")})), "2.prob in .* floating-point"),
         (of_dit(routers=rows(4, **{"2_prob": torch.ones(4).to_sparse()})), "2.prob in .* floating-point"),
         (of_dit(routers=rows(4, **{"2_prob": [0.0] * 4})), "2.prob in .* floating-point"),
+        (of_dit(routers=rows(4, **{"2_prob": torch.ones(4).to(torch.float8_e4m3fn)})), "2.prob in .* floating-point"),
         (of_dit(routers=rows(4, **{"2_bias": torch.ones(4)})), "2.bias in .* no row"),
         (of_dit(routers={**rows(3), "9.prob": torch.ones(4)}), "3.prob in .* missing"),
         (of_dit(routers={**rows(3), 3: torch.ones(4)}), "3 in .* no row"),
@@ -178,6 +179,8 @@ def test_pickle_that_would_run_something_is_refused_and_not_run(
     with pytest.raises(CheckpointError) as caught:
         read_dit(router)
     assert caught.value.subject == str(router)
+    assert "it asks for " in caught.value.problem
+    assert "weights_only" not in str(caught.value)
     assert list(router.parent.iterdir()) == [router]
 
 

@@ -86,6 +86,12 @@ def test_threshold_that_decides_nothing_is_warned_of(
     assert removed == (0 if threshold == 0.1 else 2 * UNITS)
 
 
+def test_reuse_at_every_other_step_is_not_everything(l2c: L2C, smoothcache: Path, out: Path) -> None:
+    finished = l2c("schedule", "import", smoothcache, *DIGITS, "-o", out)
+    assert finished.code == 0
+    assert "warning" not in finished.err
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [

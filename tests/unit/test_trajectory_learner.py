@@ -153,6 +153,21 @@ def test_config_chooses_the_learner() -> None:
     assert isinstance(make_learner(config({"budget": 0.9}), model, solver, data), TrajectoryLearner)
 
 
+def test_fewer_iterations_than_budgets_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"training.iterations are 1, too few for 2 budgets"):
+        config({"budget": [0.9, 0.8]}, iterations=1)
+
+
+def test_paper_s_loss_needs_data_of_the_model_s_shape_and_a_step_that_may_reuse() -> None:
+    model = tiny_dit()
+    data = LabelledImages(torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.long))
+    with pytest.raises(ConfigError, match=r"router.lambda: the paper's loss has no data for tiny"):
+        make_learner(config({"lambda": 1e-3}), model, make_solver("ddim", STEPS, model), data)
+    data = LabelledImages(torch.zeros(2, *model.image_shape), torch.zeros(2, dtype=torch.long))
+    with pytest.raises(ConfigError, match=r"sampler.steps: 2 evaluations of dpm-solver-2 leave no step"):
+        make_learner(config({"lambda": 1e-3}), model, make_solver("dpm-solver-2", 2, model), data)
+
+
 def test_config_survives_the_way_to_a_worker() -> None:
     for router in ({"budget": 0.5}, {"budget": [0.5, 0.4]}, {"lambda": 0.0}):
         sent = config(router)
@@ -161,7 +176,14 @@ def test_config_survives_the_way_to_a_worker() -> None:
 
 @pytest.mark.parametrize(
     "router",
-    [{"lambda": 1e-4, "budget": 0.5}, {"theta": 0.5}, {"budget": []}, {"budget": [0.5, 0.6]}, {"budget": [0.5, 0.5]}],
+    [
+        {"lambda": 1e-4, "budget": 0.5},
+        {"theta": 0.5},
+        {"budget": []},
+        {"budget": [0.5, 0.6]},
+        {"budget": [0.5, 0.5]},
+        {"lambda": 1e-4, "theta": [0.5, 0.5]},
+    ],
 )
 def test_one_aim_and_no_more_is_asked_for(router: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="router"):
