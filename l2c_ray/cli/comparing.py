@@ -54,9 +54,9 @@ def compare_and_report(
         write_bytes(out / "frontier-time.png", plot_frontier_over_time(measurements))
         for name, schedule in chosen.items():
             # Two files may have one name; the hash tells them apart.
-            path = out / "schedules" / f"{Path(name).stem}-{schedule.sha256[:8]}.json"
-            write_text(path, schedule.to_json())
-            write_bytes(path.with_suffix(".png"), plot_schedule(schedule))
+            stem = f"{Path(name).name.removesuffix('.json')}-{schedule.sha256[:8]}"
+            write_text(out / "schedules" / f"{stem}.json", schedule.to_json())
+            write_bytes(out / "schedules" / f"{stem}.png", plot_schedule(schedule))
 
 
 def _find_all(given: Sequence[str], pipeline: Pipeline) -> dict[str, Schedule]:
