@@ -66,10 +66,10 @@ def _find_all(given: Sequence[str], pipeline: Pipeline) -> dict[str, Schedule]:
 
 
 def _in_folder(name: str) -> list[str]:
-    """The schedule files in the folder `name`; none if there is no such folder.
+    """The schedule files in the folder `name`; none if there is no such folder, or a name that may be an alias.
 
     Raises:
-        StorageError: there is one, without schedules.
+        StorageError: what is written like a path is a folder without schedules.
     """
     try:
         if not name or not Path(name).is_dir():
@@ -78,7 +78,7 @@ def _in_folder(name: str) -> list[str]:
         # Too long for the name of a folder.
         return []
     files = [str(file) for file in sorted(Path(name).glob("*.json"))]
-    if not files:
+    if not files and "/" in name:
         raise StorageError(name, "holds no schedules (*.json)", "name a folder that does, a file or an alias")
     return files
 

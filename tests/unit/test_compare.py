@@ -140,7 +140,7 @@ def test_schedules_of_the_package_are_compared_unless_others_are_given(
         (("--policies", "fixed-interval:interval=zero"), "fixed-interval.interval"),
         (("--schedules", "none.json"), "none.json"),
         (("--schedules", "a" * 300 + ".json"), "aaa.json"),
-        (("--schedules", "./"), "cannot be read"),
+        (("--schedules", "./"), "holds no schedules"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_made(
