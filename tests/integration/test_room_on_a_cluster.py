@@ -65,7 +65,8 @@ def held(cpus: int) -> Iterator[PlacementGroup]:
 @pytest.mark.parametrize(("workers", "cpus"), [(4, 1), (2, 2), (1, 1)])
 def test_workers_that_fit_on_the_nodes_are_taken(workers: int, cpus: int) -> None:
     cluster.require(wanted(workers, cpus))
-    cluster.wait_for_room(wanted(workers, cpus))
+    # What the test before gave back may take Ray a moment.
+    cluster.wait_for_room(wanted(workers, cpus, wait_seconds=30))
 
 
 def test_worker_larger_than_every_node_is_refused_though_the_cluster_has_as_much() -> None:
