@@ -44,7 +44,7 @@ schedules: $(INSTALLED)
 # What the README compares: tables, JSON and pictures of both embedded models.
 comparisons: $(INSTALLED)
 	$(BIN)/l2c compare digits-dit --out infra/comparisons/digits-dit
-	$(BIN)/l2c compare digits-uvit --out infra/comparisons/digits-uvit
+	$(BIN)/l2c compare digits-uvit --images 256 --out infra/comparisons/digits-uvit
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
