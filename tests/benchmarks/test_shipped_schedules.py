@@ -4,8 +4,8 @@ Where a rule has points on both sides of a learned schedule's compute share, the
 rule's curve has there (the logarithm of the error, interpolated). The images are the first of the frontier protocol;
 `make comparisons` takes more of them.
 
-Error over that of the best static rule (Taylor, order 2, where it reaches; else the calibrated one), digits-dit: 0.06 to
-0.11 below a share of 0.51, 0.08 at 0.62, 0.07 at 0.75, 0.26 at 0.88.
+Error over that of the best static rule (Taylor, order 2, where it reaches; else the calibrated one), digits-dit:
+0.06 to 0.11 below a share of 0.51, 0.08 at 0.62, 0.07 at 0.75, 0.26 at 0.88.
 """
 
 import json
