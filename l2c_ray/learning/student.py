@@ -17,16 +17,18 @@ class Student:
     """
 
     def __init__(self, mask: Tensor, coefficients: Tensor, evaluations: int) -> None:
-        """Args:
-        mask: [steps - 1, units], true where a unit is computed; at step 0 all are.
-        coefficients: of its forecasts, of that shape.
-        evaluations: images in one evaluation of the model, both halves of guidance counted.
+        """A trajectory that has not begun.
+
+        Args:
+            mask: [steps - 1, units], true where a unit is computed; at step 0 all are.
+            coefficients: of its forecasts, of that shape.
+            evaluations: images in one evaluation of the model, both halves of guidance counted.
         """
         self.gates = mask.to(coefficients.dtype).unsqueeze(-1).repeat(1, 1, evaluations).requires_grad_()
         """[steps - 1, units, evaluations]: 1 where computed, for each image on its own; its gradients are effects."""
         self.coefficients = coefficients.detach().unsqueeze(-1).repeat(1, 1, evaluations).requires_grad_()
         """Of that shape too."""
-        self.changes = torch.zeros_like(coefficients, requires_grad=False)
+        self.changes = torch.zeros_like(coefficients)
         """[steps - 1, units]: product of the change since the last value with the change before it, over the batch."""
         self.slopes = torch.zeros_like(self.changes)
         """[steps - 1, units]: square of the latter. Their ratio is the coefficient that forecasts the unit best."""
@@ -45,34 +47,29 @@ class Student:
         return self._last[unit]
 
     def _choose(self, row: int, unit: int, compute: Callable[[], Tensor]) -> Tensor:
-        computed, last, before = self._mask[row][unit], self._last[unit], self._before.get(unit)
+        computed, last = self._mask[row][unit], self._last[unit]
+        # There is no difference before two values.
+        before = self._before.get(unit, last)
         with torch.set_grad_enabled(computed):
             fresh = compute()
-        if before is not None:
-            self._note_change(row, unit, fresh, last, before)
+        change, slope = (fresh - last).detach(), (last - before).detach()
+        self.changes[row, unit] = torch.sum(change * slope)
+        self.slopes[row, unit] = torch.sum(slope * slope)
         gate, coefficient = self._gates[row][unit], self._by_image[row][unit]
-        # There is no difference before two values.
-        earlier = last if before is None else before
+        # Torch gives `apply` no types.
         chosen: tuple[Tensor, Tensor, Tensor] = _Choice.apply(  # type: ignore[no-untyped-call]
-            fresh, last, earlier, gate, coefficient, computed, self._coefficients[row][unit]
+            fresh, last, before, gate, coefficient, change, slope, computed, self._coefficients[row][unit]
         )
-        output, new_last, new_before = chosen
-        self._last[unit] = new_last
-        if computed or before is not None:
+        output, self._last[unit], new_before = chosen
+        if computed or unit in self._before:
             self._before[unit] = new_before
         return output
-
-    @torch.no_grad()
-    def _note_change(self, row: int, unit: int, fresh: Tensor, last: Tensor, before: Tensor) -> None:
-        slope = (last - before).flatten()
-        self.changes[row, unit] = torch.dot((fresh - last).flatten(), slope)
-        self.slopes[row, unit] = torch.dot(slope, slope)
 
 
 class _Choice(torch.autograd.Function):
     """With gate g: output = g fresh + (1 - g) forecast, the next last = g fresh + (1 - g) last, the next before alike.
 
-    One node in place of a dozen small ones, for gates that are 0 or 1; the gradient of each image's gate is what its
+    For gates that are 0 or 1. One node in place of a dozen small ones. The gradient of each image's gate is what its
     unit's choice does to the loss, to the first order.
     """
 
@@ -84,13 +81,14 @@ class _Choice(torch.autograd.Function):
         before: Tensor,
         gate: Tensor,
         coefficient: Tensor,
+        change: Tensor,
+        slope: Tensor,
         computed: bool,
         value: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        slope = last - before
         ctx.computed, ctx.coefficient = computed, value
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(fresh - last, slope)
+        ctx.save_for_backward(change, slope)
         if computed:
             return fresh.view_as(fresh), fresh.view_as(fresh), last.view_as(last)
         return torch.add(last, slope, alpha=ctx.coefficient), last.view_as(last), before.view_as(before)
@@ -102,11 +100,12 @@ class _Choice(torch.autograd.Function):
         by_slope = _dot_each(of_output, slope)
         of_gate = _dot_each(of_output, change) - ctx.coefficient * by_slope
         of_gate = of_gate + _dot_each(of_last, change) + _dot_each(of_before, slope)
+        constants = (None, None, None, None)
         if ctx.computed:
-            return _sum(of_output, of_last), of_before, None, of_gate, None, None, None
+            return _sum(of_output, of_last), of_before, None, of_gate, None, *constants
         forecast = None if of_output is None else ctx.coefficient * of_output
         back = None if forecast is None else -forecast
-        return None, _sum(of_output, forecast, of_last), _sum(back, of_before), of_gate, by_slope, None, None
+        return None, _sum(of_output, forecast, of_last), _sum(back, of_before), of_gate, by_slope, *constants
 
 
 def _dot_each(gradient: Tensor | None, tensor: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.util import placement_group, remove_placement_group
 from ray.util.placement_group import PlacementGroup
+from real_cluster import wait_until
 
 from l2c_ray.config.learn import ClusterSection, LearnConfig
 from l2c_ray.distributed import cluster
@@ -63,10 +64,11 @@ def held(cpus: int) -> Iterator[PlacementGroup]:
 
 
 @pytest.mark.parametrize(("workers", "cpus"), [(4, 1), (2, 2), (1, 1)])
-def test_workers_that_fit_on_the_nodes_are_taken(workers: int, cpus: int) -> None:
+def test_workers_that_fit_find_room_and_the_check_for_it_holds_none(workers: int, cpus: int) -> None:
     cluster.require(wanted(workers, cpus))
     # What the test before gave back may take Ray a moment.
     cluster.wait_for_room(wanted(workers, cpus, wait_seconds=30))
+    wait_until(lambda: ray.available_resources().get("CPU") == 4, timeout=30)
 
 
 def test_worker_larger_than_every_node_is_refused_though_the_cluster_has_as_much() -> None:
