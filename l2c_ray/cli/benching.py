@@ -1,7 +1,6 @@
 """Times a schedule against the full run in this process and tells what comes of it."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,39 +9,15 @@ import typer
 from rich.table import Table
 
 from l2c_ray.caching.pipeline import Pipeline
-from l2c_ray.cli.options import Device, NumberFormat
+from l2c_ray.caching.profiling import device_name
+from l2c_ray.cli.inputs import Weights
 from l2c_ray.cli.output import console, progress_display
-from l2c_ray.errors import InvalidInputError
 from l2c_ray.evaluation.cost import require_fit
 from l2c_ray.evaluation.timing import Timing, time_in_turn
 from l2c_ray.models import zoo
-from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Schedule
 from l2c_ray.storage.files import read_text
-
-_SEED = 0
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Where the weights come from and where they go."""
-
-    random: bool
-    checkpoint: Path | None
-    device: Device
-    dtype: NumberFormat
-
-    def require_possible(self) -> None:
-        """Raises InvalidInputError if there are no such weights or no such device."""
-        if self.random and self.checkpoint:
-            raise InvalidInputError("--checkpoint", "is given beside --random-weights", "give one of them")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise InvalidInputError("--device", "torch finds no CUDA GPU on this machine", "take cpu")
-
-    def load(self, name: str) -> CacheableTransformer:
-        model = zoo.with_random_weights(name, _SEED) if self.random else zoo.load(name, self.checkpoint)
-        return model.to(device=self.device, dtype=getattr(torch, self.dtype))
 
 
 def bench_and_report(
@@ -82,14 +57,13 @@ def _pipeline_of(schedule: Schedule, name: str, weights: Weights) -> Pipeline:
 
 
 def _setting(pipeline: Pipeline, weights: Weights, batch_size: int) -> dict[str, Any]:
-    on_gpu = weights.device == "cuda"
     return {
         "sampler": pipeline.solver.name,
         "steps": pipeline.solver.steps,
         "guidance": str(pipeline.guidance),
         "batch_size": batch_size,
         "dtype": weights.dtype,
-        "device": torch.cuda.get_device_name() if on_gpu else f"cpu, {torch.get_num_threads()} threads",
+        "device": device_name(torch.device(weights.device)),
     }
 
 

@@ -1,16 +1,45 @@
 """From what a user typed to the things it names."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from l2c_ray.caching.pipeline import Pipeline
+from l2c_ray.cli.options import Device, NumberFormat
 from l2c_ray.errors import InvalidInputError
 from l2c_ray.evaluation.cost import require_fit
 from l2c_ray.models import zoo
+from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.registry import tracking
 from l2c_ray.registry.versions import load_schedule, model_name, resolve
 from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import MOST_GUIDANCE, Guidance, GuidanceRule, Schedule
 from l2c_ray.storage.files import read_text
+
+_SEED = 0
+"""Of random weights."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where the weights come from and where they go."""
+
+    random: bool
+    checkpoint: Path | None
+    device: Device
+    dtype: NumberFormat
+
+    def require_possible(self) -> None:
+        """Raises InvalidInputError if there are no such weights or no such device."""
+        if self.random and self.checkpoint:
+            raise InvalidInputError("--checkpoint", "is given beside --random-weights", "give one of them")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise InvalidInputError("--device", "torch finds no CUDA GPU on this machine", "take cpu")
+
+    def load(self, name: str) -> CacheableTransformer:
+        model = zoo.with_random_weights(name, _SEED) if self.random else zoo.load(name, self.checkpoint)
+        return model.to(device=self.device, dtype=getattr(torch, self.dtype))
 
 
 def open_pipeline(

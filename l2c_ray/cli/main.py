@@ -27,6 +27,7 @@ from l2c_ray.cli.options import (
     OverridesOption,
     SamplerOption,
     StepsOption,
+    ThreadsOption,
 )
 from l2c_ray.errors import L2CError
 
@@ -152,16 +153,34 @@ def bench(
     repeats: Annotated[int, typer.Option(min=1, help="Pairs of a full and a cached run.")] = 3,
     dtype: Annotated[NumberFormat, typer.Option(help="Number format of weights and samples.")] = "float32",
     device: Annotated[Device, typer.Option(help="Where to sample.")] = "cpu",
-    threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="CPU threads; torch's choice unless given.")
-    ] = None,
+    threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Time full and cached sampling in turn, beside the speed-up that the schedule's multiply-accumulates promise."""
-    from l2c_ray.cli.benching import Weights, bench_and_report
+    from l2c_ray.cli.benching import bench_and_report
+    from l2c_ray.cli.inputs import Weights
 
     weights = Weights(random_weights, checkpoint, device, dtype)
     bench_and_report(model, weights, schedule, batch_size, repeats, threads, as_json)
+
+
+@app.command()
+def profile(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option(help="JSON file to write, for router.profile in a config.")],
+    random_weights: Annotated[bool, typer.Option("--random-weights", help="Time an untrained model.")] = False,
+    checkpoint: CheckpointOption = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in an evaluation; guidance makes two of one.")] = 8,
+    repeats: Annotated[int, typer.Option(min=1, help="Evaluations, of which the median counts.")] = 20,
+    dtype: Annotated[NumberFormat, typer.Option(help="Number format of weights and samples.")] = "float32",
+    device: Annotated[Device, typer.Option(help="Where to evaluate.")] = "cpu",
+    threads: ThreadsOption = None,
+) -> None:
+    """Measure how long each unit takes on a device, so that a budget can be given as time."""
+    from l2c_ray.cli.inputs import Weights
+    from l2c_ray.cli.profiling import profile_and_report
+
+    profile_and_report(model, Weights(random_weights, checkpoint, device, dtype), batch_size, repeats, threads, out)
 
 
 @registry_app.command("list")

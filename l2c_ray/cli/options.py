@@ -21,4 +21,5 @@ GuidanceOption = Annotated[
 ]
 GuidanceRuleOption = Annotated[GuidanceRule | None, typer.Option(help="How guidance combines the evaluations.")]
 OverridesOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a config key.")]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads; torch's choice unless given.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]

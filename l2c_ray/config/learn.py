@@ -6,6 +6,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from l2c_ray.config.base import Folder, JobConfig, Section
+from l2c_ray.config.profile import ProfileFile
 from l2c_ray.schedule import MOST_GUIDANCE, Guidance, GuidanceRule, Name
 
 
@@ -51,29 +52,63 @@ _OneOrMore = (Field(min_length=1), BeforeValidator(_listed))
 """A single number stands for a list of one."""
 
 
+_Shares = tuple[Annotated[float, Field(gt=0, le=1)], ...]
+
+
 class RouterSection(Section):
-    """What the router is to learn: the paper's loss with `lambda`, or the best trajectory within a `budget`."""
+    """What the router is to learn: the paper's loss with `lambda`, or the best trajectory within one of the limits."""
 
     sparsity_weight: Annotated[float, Field(ge=0, alias="lambda")] = 0.0
-    budget: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], *_OneOrMore] | None = None
+    budget: Annotated[_Shares, *_OneOrMore] | None = None
     """Shares of the full run's multiply-accumulates that a schedule may take, from loose to tight: a schedule each."""
+    time_budget: Annotated[_Shares, *_OneOrMore] | None = None
+    """Shares of the full run's time on the device of `profile`, likewise."""
+    max_error: Annotated[float, Field(gt=0)] | None = None
+    """Mean squared error to the full run's images that the cheapest schedule may have, which is to be found."""
+    profile: ProfileFile | None = None
+    """What `l2c profile` wrote: then compute is counted as time."""
     theta: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], *_OneOrMore] = (0.5,)
     """Thresholds of the paper's router: a schedule each, that computes where the score is above it."""
     initial_logit: Annotated[float, Field(ge=-100, le=100)] = 2.0
     shifted: bool = True
     """Which evaluation of a two-evaluation update may reuse: the first (of the next update), or else the second."""
 
+    @property
+    def budgets(self) -> tuple[float, ...]:
+        """Shares of the full run, from loose to tight; none unless the limit is a budget."""
+        return self.budget or self.time_budget or ()
+
+    @property
+    def keeps_a_limit(self) -> bool:
+        """Whether what is learned is the best trajectory, and not the paper's loss."""
+        return bool(self.budgets) or self.max_error is not None
+
     @model_validator(mode="after")
     def _has_one_aim(self) -> Self:
-        if self.budget is not None and self.sparsity_weight:
-            raise ValueError("takes lambda or budget, not both")
-        if self.budget is None and "sparsity_weight" not in self.model_fields_set:
-            raise ValueError("needs lambda or budget")
+        aims = {
+            "lambda": self.sparsity_weight or None,
+            "budget": self.budget,
+            "time_budget": self.time_budget,
+            "max_error": self.max_error,
+        }
+        given = [name for name, value in aims.items() if value is not None]
+        if len(given) > 1:
+            raise ValueError(f"takes {given[0]} or {given[1]}, not both")
+        if not given and "sparsity_weight" not in self.model_fields_set:
+            raise ValueError("needs lambda, budget, time_budget or max_error")
+        return self
+
+    @model_validator(mode="after")
+    def _counts_time_by_a_profile(self) -> Self:
+        if self.time_budget and not self.profile:
+            raise ValueError("takes a time_budget with a profile, which l2c profile makes")
+        if self.profile and not (self.time_budget or self.max_error):
+            raise ValueError("takes a profile with time_budget or max_error alone")
         return self
 
     @model_validator(mode="after")
     def _tightens(self) -> Self:
-        if any(tighter >= looser for looser, tighter in pairwise(self.budget or ())):
+        if any(tighter >= looser for looser, tighter in pairwise(self.budgets)):
             raise ValueError("takes budgets from loose to tight")
         if len(set(self.theta)) < len(self.theta):
             raise ValueError("takes each theta but once")
@@ -122,10 +157,3 @@ class LearnConfig(JobConfig):
     training: TrainingSection
     cluster: ClusterSection = ClusterSection()
     evaluation: EvaluationSection = EvaluationSection()
-
-    @model_validator(mode="after")
-    def _has_time_for_every_budget(self) -> Self:
-        budgets = len(self.router.budget or ())
-        if self.training.iterations < budgets:
-            raise ValueError(f"training.iterations are {self.training.iterations}, too few for {budgets} budgets")
-        return self

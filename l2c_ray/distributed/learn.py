@@ -153,10 +153,13 @@ def _settings(config: LearnConfig) -> dict[str, str | int | float | bool]:
 
 def _objective(config: LearnConfig) -> dict[str, str | int | float | bool]:
     router = config.router
-    if router.budget is not None:
+    if router.keeps_a_limit:
+        profile = router.profile
+        counted = f"seconds on {profile.device}, {profile.dtype}, batch {profile.batch_size}" if profile else "macs"
         return {
             "objective": "trajectory",
-            "budgets": ", ".join(map(str, router.budget)),
+            "limits": ", ".join(map(str, router.budgets or [router.max_error])),
+            "cost": counted,
             "noises": config.training.noises,
         }
     return {
@@ -173,7 +176,7 @@ def _lasting_settings(config: LearnConfig, pipeline: Pipeline) -> dict[str, Any]
     Theta may change; so may the number of iterations, but where a budget tightens over them.
     """
     settings: dict[str, Any] = {**_settings(config)}
-    if config.router.budget is not None:
+    if config.router.keeps_a_limit:
         settings["iterations"] = config.training.iterations
     settings |= {"model": config.model.name, "weights_sha256": pipeline.model.identity().weights_sha256}
     return settings | {f"sampler.{key}": value for key, value in config.sampler}
@@ -228,7 +231,7 @@ def _train(
 
 def _make_schedules(config: LearnConfig, pipeline: Pipeline, learner: Learner) -> list[Schedule]:
     settings = _settings(config) | {"iterations": learner.iteration}
-    policy = LEARNED if config.router.budget else LEARNED_BY_PAIRS
+    policy = LEARNED if config.router.keeps_a_limit else LEARNED_BY_PAIRS
     made = []
     for table, own in zip(learner.tables(), _own_settings(config), strict=True):
         provenance = Provenance(policy=policy, settings={**settings, **own}, git_commit=git_commit())
@@ -238,8 +241,12 @@ def _make_schedules(config: LearnConfig, pipeline: Pipeline, learner: Learner) -
 
 def _own_settings(config: LearnConfig) -> list[dict[str, float]]:
     """What each of a run's schedules has for itself."""
-    if config.router.budget:
-        return [{"budget": budget} for budget in config.router.budget]
+    router = config.router
+    if router.max_error is not None:
+        return [{"max_error": router.max_error}]
+    if router.budgets:
+        key = "budget" if router.budget else "time_budget"
+        return [{key: budget} for budget in router.budgets]
     return [{"theta": theta} for theta in config.router.theta]
 
 

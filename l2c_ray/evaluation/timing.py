@@ -9,6 +9,7 @@ import torch
 
 from l2c_ray.caching.executor import ScheduleExecutor
 from l2c_ray.caching.pipeline import Pipeline
+from l2c_ray.caching.profiling import wait_for
 from l2c_ray.models.base import compute_all
 from l2c_ray.sampling.loop import BranchOfStep, evaluate_guided, full_run, noise_from_seeds, trajectory
 from l2c_ray.schedule import Schedule
@@ -63,10 +64,10 @@ def time_in_turn(
         """The seconds of each step."""
         steps = trajectory(model, pipeline.solver, noise, labels, pipeline.guidance, branches)
         for _ in pipeline.solver.timesteps:
-            _wait_for(weights.device)
+            wait_for(weights.device)
             start = time.perf_counter()
             next(steps)
-            _wait_for(weights.device)
+            wait_for(weights.device)
             yield time.perf_counter() - start
 
     full, cached = [0.0] * repeats, [0.0] * repeats
@@ -81,9 +82,3 @@ def time_in_turn(
                 note = f"full {full[pair]:.2f} s, cached {cached[pair]:.2f} s"
                 on_step(pair * pipeline.solver.steps + step, note)
     return Timing(tuple(full), tuple(cached), 1 / schedule.compute_share)
-
-
-def _wait_for(device: torch.device) -> None:
-    """A GPU is given its work and goes on by itself."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

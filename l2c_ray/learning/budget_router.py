@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from l2c_ray.models.macs import UnitMacs
+from l2c_ray.learning.costs import UnitCosts
 from l2c_ray.schedule import Table
 
 _MEMORY = 0.9
@@ -19,8 +19,8 @@ _STEEPEST_FIT = 2.0
 class BudgetRouter(nn.Module):
     """A mask and forecast coefficients of every unit at every step but the first, which computes all.
 
-    A unit is worth what the error would rise by if it were reused, by its share of the multiply-accumulates. As the
-    share shrinks the units worth least are given up; and where a reused one is worth more than what it would take the
+    A unit is worth what the error would rise by if it were reused, by its share of the full run's cost. As the share
+    shrinks the units worth least are given up; and where a reused one is worth more than what it would take the
     place of, they swap. A reused unit is `last + coefficient * (last - one before)`; while a unit is computed, its
     coefficient is the one that would forecast its own value best, so that it starts from there when it is given up.
     """
@@ -36,23 +36,23 @@ class BudgetRouter(nn.Module):
     _curvatures: Tensor
     """Running sums [steps - 1, units], which fade; see `note` and `descend`."""
     _costs: Tensor
-    """[steps - 1, units]: share of the full run's multiply-accumulates."""
+    """[steps - 1, units]: share of the full run's cost."""
 
-    def __init__(self, steps: int, macs: UnitMacs) -> None:
+    def __init__(self, steps: int, costs: UnitCosts) -> None:
         super().__init__()
-        shape = (steps - 1, len(macs.units))
-        full = steps * (macs.shared + sum(macs.units))
-        self.least_share = (steps * macs.shared + sum(macs.units)) / full
+        shape = (steps - 1, len(costs.units))
+        full = steps * (costs.shared + sum(costs.units))
+        self.least_share = (steps * costs.shared + sum(costs.units)) / full
         """What is computed even where every unit is reused from step 1 on."""
         self.register_buffer("mask", torch.ones(shape, dtype=torch.bool))
         for name in ("coefficients", "_worths", "_changes", "_slopes", "_gradients", "_curvatures"):
             self.register_buffer(name, torch.zeros(shape))
-        costs = torch.tensor(macs.units, dtype=torch.float64).expand(shape) / full
-        self.register_buffer("_costs", costs.clone(), persistent=False)
+        shares = torch.tensor(costs.units, dtype=torch.float64).expand(shape) / full
+        self.register_buffer("_costs", shares.clone(), persistent=False)
 
     @property
     def share(self) -> float:
-        """Of the full run's multiply-accumulates that the mask takes."""
+        """Of the full run's cost that the mask takes."""
         spent: float = (self._costs * self.mask).sum().item()
         return self.least_share + spent
 
@@ -90,7 +90,7 @@ class BudgetRouter(nn.Module):
 
     @torch.no_grad()
     def choose(self, share: float) -> None:
-        """Computes at most `share` of the full run's multiply-accumulates from now on."""
+        """Spends at most `share` of the full run's cost from now on."""
         choice = _Choice(self.mask, self._worths / self._costs, self._costs, share - self.least_share)
         choice.give_up()
         choice.swap()

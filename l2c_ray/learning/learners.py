@@ -16,11 +16,11 @@ def make_learner(
     """A learner as it begins; `data` is this worker's shard, which only the paper's objective needs.
 
     Raises:
-        ConfigError: the budget is less than what cannot be reused; or the paper's objective has no data for the model,
-            or no step that may reuse.
+        ConfigError: a budget is less than what cannot be reused, there are too few iterations for all of them, or the
+            profile is of another model; or the paper's objective has no data for the model, or no step that may reuse.
     """
-    if config.router.budget:
-        return TrajectoryLearner(config, config.router.budget, model, solver, rank)
+    if config.router.keeps_a_limit:
+        return TrajectoryLearner(config, model, solver, rank)
     if model.image_shape != tuple(data.images.shape[1:]):
         problem = f"the paper's loss has no data for {model.name}, whose samples are {list(model.image_shape)}"
         raise ConfigError("router.lambda", problem, "give router.budget, which needs none")

@@ -40,28 +40,35 @@ class Student:
         self._before: dict[int, Tensor] = {}
 
     def __call__(self, step: int) -> Branch:
-        return self._keep if step == 0 else lambda unit, compute: self._choose(step - 1, unit, compute)
+        """The branch of `step`; steps must be asked for in order."""
+        if step == 0:
+            return self._keep
+        # As they are when the step begins: where its graph is not kept it is run once more.
+        last, before = self._last.copy(), self._before.copy()
+        return lambda unit, compute: self._choose(step - 1, unit, compute, last[unit], before.get(unit))
 
     def _keep(self, unit: int, compute: Callable[[], Tensor]) -> Tensor:
         self._last[unit] = compute()
         return self._last[unit]
 
-    def _choose(self, row: int, unit: int, compute: Callable[[], Tensor]) -> Tensor:
-        computed, last = self._mask[row][unit], self._last[unit]
-        # There is no difference before two values.
-        before = self._before.get(unit, last)
+    def _choose(
+        self, row: int, unit: int, compute: Callable[[], Tensor], last: Tensor, before: Tensor | None
+    ) -> Tensor:
+        computed = self._mask[row][unit]
         with torch.set_grad_enabled(computed):
             fresh = compute()
-        change, slope = (fresh - last).detach(), (last - before).detach()
+        # There is no difference before two values.
+        earlier = last if before is None else before
+        change, slope = (fresh - last).detach(), (last - earlier).detach()
         self.changes[row, unit] = torch.sum(change * slope)
         self.slopes[row, unit] = torch.sum(slope * slope)
         gate, coefficient = self._gates[row][unit], self._by_image[row][unit]
         # Torch gives `apply` no types.
         chosen: tuple[Tensor, Tensor, Tensor] = _Choice.apply(  # type: ignore[no-untyped-call]
-            fresh, last, before, gate, coefficient, change, slope, computed, self._coefficients[row][unit]
+            fresh, last, earlier, gate, coefficient, change, slope, computed, self._coefficients[row][unit]
         )
         output, self._last[unit], new_before = chosen
-        if computed or unit in self._before:
+        if computed or before is not None:
             self._before[unit] = new_before
         return output
 

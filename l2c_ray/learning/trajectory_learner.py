@@ -1,33 +1,37 @@
 """Learns from noise alone: the whole trajectory under the router is to end where the full run ends."""
 
-from collections.abc import Mapping, Sequence
+import math
+import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from l2c_ray.caching.executor import ScheduleExecutor
 from l2c_ray.config.learn import LearnConfig
 from l2c_ray.errors import ConfigError
 from l2c_ray.learning.budget_router import BudgetRouter, table_of
+from l2c_ray.learning.costs import costs_by
+from l2c_ray.learning.course import Found, Phase, make_course
 from l2c_ray.learning.learner import Learner, Lesson
 from l2c_ray.learning.student import Student
 from l2c_ray.models.base import CacheableTransformer
-from l2c_ray.models.macs import count_macs
-from l2c_ray.sampling.loop import full_run, trajectory
+from l2c_ray.sampling.loop import full_run, sample_images, trajectory
 from l2c_ray.sampling.solver import Solver
 from l2c_ray.schedule import Table
 
 _BEGUN, _TIGHTENED, _SETTLED = 0.1, 0.6, 0.8
-"""Shares of a budget's iterations: up to the first, of the first budget alone, nothing is reused, so that what is given
-up first is known well; then the budget tightens up to the second; from the third on the mask stays."""
+"""Shares of a phase's iterations: up to the first, of the first phase alone, nothing is reused, so that what is given
+up first is known well; then the share falls up to the second; from the third on the mask stays."""
 _SLOWING = 1.5
-"""Power of the time left by which a budget tightens: the slower, the tighter it is."""
+"""Power of the time left by which the share falls: the slower, the tighter it is."""
 _LAST_RATE = 0.1
 """Of the learning rate, which falls linearly while the mask stays."""
 _ALONG_THE_WAY = 0.2
 """Weight of the errors on the way beside that of the end."""
-_MASKS, _COEFFICIENTS = "learned.masks", "learned.coefficients"
+_MASKS, _COEFFICIENTS, _TOLD = "found.masks", "found.coefficients", "found.shares-and-errors"
 
 
 @dataclass(frozen=True)
@@ -50,52 +54,44 @@ class TrajectoryLearner(Learner):
     of the Gauss-Newton matrix's diagonal). The gradient alone would call every computed unit worthless: where nothing
     is wrong yet, nothing improves by computing.
 
-    Several budgets are learned one after another, from loose to tight, each from where the one before ended.
+    It does so in the phases of a course, each of which tightens to a share of its own.
     """
 
     router: BudgetRouter
 
-    def __init__(
-        self, config: LearnConfig, budgets: Sequence[float], model: CacheableTransformer, solver: Solver, rank: int = 0
-    ) -> None:
+    def __init__(self, config: LearnConfig, model: CacheableTransformer, solver: Solver, rank: int = 0) -> None:
         """Needs no data.
 
-        Args:
-            budgets: shares of the full run's multiply-accumulates, falling.
-
         Raises:
-            ConfigError: a budget is less than what cannot be reused.
+            ConfigError: a budget is less than what cannot be reused, there are too few iterations for all of them, or
+                the profile is of another model.
         """
         super().__init__(config, model, solver, rank)
-        self.router = BudgetRouter(solver.steps, count_macs(model).with_attention).to(self._device)
-        least = self.router.least_share
-        if budgets[-1] < least:
-            problem = f"{budgets[-1]} is less than {least:.4f}, the share of step 0 and of what no schedule can skip"
-            raise ConfigError("router.budget", problem, "raise it")
-        self._budgets = budgets
-        self._learned: list[tuple[Tensor, Tensor]] = []
-        """Mask and coefficients at the end of each budget's iterations."""
+        self.router = BudgetRouter(solver.steps, costs_by(config.router.profile, model)).to(self._device)
+        self._course = make_course(config.router, self.router.least_share)
+        if config.training.iterations < self._course.phases:
+            problem = f"are {config.training.iterations}, too few for {self._course.phases} phases"
+            raise ConfigError("training.iterations", problem, "raise them")
+        self._found = [Found(self.router.mask.clone(), self.router.coefficients.clone(), 1.0, 0.0)]
+        """The full run, then where each phase ended."""
         self._full_runs: dict[int, _FullRun] = {}
 
     def tables(self) -> list[Table]:
-        return [table_of(mask, coefficients) for mask, coefficients in self._learned]
+        return [table_of(found.mask, found.coefficients) for found in self._course.results(self._found)]
 
     def score_table(self) -> Tensor:
         return self.router.score_table()
 
     def state(self) -> dict[str, Tensor]:
-        learned = {}
-        if self._learned:
-            masks, coefficients = map(torch.stack, zip(*self._learned, strict=True))
-            learned = {_MASKS: masks, _COEFFICIENTS: coefficients}
-        return super().state() | learned
+        masks = torch.stack([found.mask for found in self._found])
+        coefficients = torch.stack([found.coefficients for found in self._found])
+        told = torch.tensor([(found.share, found.error) for found in self._found], dtype=torch.float64)
+        return super().state() | {_MASKS: masks, _COEFFICIENTS: coefficients, _TOLD: told}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         super().load_state(tensors)
-        self._learned = []
-        if _MASKS in tensors:
-            masks, coefficients = (tensors[name].to(self._device) for name in (_MASKS, _COEFFICIENTS))
-            self._learned = list(zip(masks, coefficients, strict=True))
+        masks, coefficients = (tensors[name].to(self._device) for name in (_MASKS, _COEFFICIENTS))
+        self._found = list(map(Found, masks, coefficients, *tensors[_TOLD].T.tolist()))
 
     def _study(self) -> Lesson:
         teacher = self._full_run()
@@ -122,47 +118,70 @@ class TrajectoryLearner(Learner):
 
     def _learn(self, parts: list[Tensor]) -> None:
         worths, gradient, curvature, changes, slopes = parts
-        budget, done = self._place(self.iteration)
+        phase, done = self._course.next(self._found), self._done_of_phase()
         settled = max(0.0, (done - _SETTLED) / (1 - _SETTLED))
         rate = self._config.training.learning_rate * (1 - (1 - _LAST_RATE) * settled)
         self.router.note(worths, changes, slopes)
         self.router.descend(gradient, curvature, rate)
-        if not settled or self.router.share > self._budgets[budget]:
-            self.router.choose(self._share(budget, done))
+        if not settled or self.router.share > phase.target:
+            self.router.choose(self._share(phase, done))
         if done == 1:
-            self._learned.append((self.router.mask.clone(), self.router.coefficients.clone()))
+            self._end_phase()
 
-    def _share(self, budget: int, done: float) -> float:
-        """What may be computed when so much of a budget's iterations is done."""
-        tightest = self._budgets[budget]
-        loosest, begun = (self._budgets[budget - 1], 0.0) if budget else (1.0, _BEGUN)
+    def _share(self, phase: Phase, done: float) -> float:
+        """What may be computed when so much of a phase's iterations is done."""
+        begun = 0.0 if len(self._found) > 1 else _BEGUN
         left = (_TIGHTENED - done) / (_TIGHTENED - begun)
-        share: float = tightest + (loosest - tightest) * min(1.0, max(0.0, left)) ** _SLOWING
+        share: float = phase.target + (phase.start.share - phase.target) * min(1.0, max(0.0, left)) ** _SLOWING
         return share
+
+    def _end_phase(self) -> None:
+        """Notes what was found, and goes to where the next phase starts."""
+        mask, coefficients = self.router.mask.clone(), self.router.coefficients.clone()
+        error = self._unseen_error() if self._course.measures else math.nan
+        self._found.append(Found(mask, coefficients, self.router.share, error))
+        if len(self._found) <= self._course.phases:
+            start = self._course.next(self._found).start
+            self.router.mask.copy_(start.mask)
+            self.router.coefficients.copy_(start.coefficients)
 
     def _mean_score(self) -> float:
         return self.router.mask.float().mean().item()
 
-    def _place(self, iteration: int) -> tuple[int, float]:
-        """The number of the budget that an iteration is spent on, and the share of its iterations that is then done."""
-        iterations, budgets = self._config.training.iterations, len(self._budgets)
-        budget = iteration * budgets // iterations
-        first, last = (-(-number * iterations // budgets) for number in (budget, budget + 1))
-        return budget, (iteration + 1 - first) / (last - first)
+    def _done_of_phase(self) -> float:
+        """The share of a phase's iterations that is done after this one."""
+        iterations, phases, phase = self._config.training.iterations, self._course.phases, len(self._found) - 1
+        first, last = (-(-number * iterations // phases) for number in (phase, phase + 1))
+        return (self.iteration + 1 - first) / (last - first)
 
     def _full_run(self) -> _FullRun:
         """Of this iteration's images; they come again, and what they are compared with is made once."""
-        batch = self._config.training.batch_size
-        number = self.iteration % -(-self._config.training.noises // batch)
+        number = self.iteration % -(-self._config.training.noises // self._config.training.batch_size)
         if number not in self._full_runs:
-            generator = self._generator("noise", number, self._rank)
-            labels = torch.randint(self._model.num_classes, (batch,), generator=generator).to(self._device)
-            noise = torch.randn((batch, *self._model.image_shape), generator=generator).to(self._device)
-            with torch.no_grad():
-                guidance = self._config.sampler.guidance
-                samples = list(trajectory(self._model, self._solver, noise, labels, guidance, full_run))
-            self._full_runs[number] = _FullRun(noise, labels, samples)
+            self._full_runs[number] = self._run_in_full("noise", number, self._rank)
         return self._full_runs[number]
+
+    @torch.no_grad()
+    def _run_in_full(self, purpose: str, number: int, rank: int) -> _FullRun:
+        generator = self._generator(purpose, number, rank)
+        batch = self._config.training.batch_size
+        labels = torch.randint(self._model.num_classes, (batch,), generator=generator).to(self._device)
+        noise = torch.randn((batch, *self._model.image_shape), generator=generator).to(self._device)
+        guidance = self._config.sampler.guidance
+        samples = list(trajectory(self._model, self._solver, noise, labels, guidance, full_run))
+        return _FullRun(noise, labels, samples)
+
+    def _unseen_error(self) -> float:
+        """Of what the router has learned, on noise that nothing is learned from: the same on every worker."""
+        table = table_of(self.router.mask, self.router.coefficients)
+        guidance = self._config.sampler.guidance
+        errors = []
+        for number in range(-(-self._config.training.noises // self._config.training.batch_size)):
+            full = self._run_in_full("unseen noise", number, 0)
+            executor = ScheduleExecutor(table)
+            images = sample_images(self._model, self._solver, full.noise, full.labels, guidance, executor)
+            errors.append(F.mse_loss(images, full.samples[-1]).item())
+        return statistics.fmean(errors)
 
 
 def _log(error: Tensor) -> Tensor:

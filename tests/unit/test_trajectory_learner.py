@@ -36,7 +36,7 @@ def config(router: dict[str, Any], **training: Any) -> LearnConfig:
 
 def learner(*budgets: float, **training: Any) -> TrajectoryLearner:
     model = tiny_dit()
-    return TrajectoryLearner(config({"budget": budgets}, **training), budgets, model, make_solver("ddim", STEPS, model))
+    return TrajectoryLearner(config({"budget": budgets}, **training), model, make_solver("ddim", STEPS, model))
 
 
 def run(learned: Learner, iterations: int) -> list[float]:
@@ -88,7 +88,7 @@ def test_it_leaves_the_fixed_interval_far_behind(digits_model: CacheableTransfor
     solver = make_solver("ddim", STEPS, digits_model)
     rival = fixed_interval.make(Pipeline(digits_model, solver, GUIDANCE), FixedInterval(interval=2))
     budget = share_of(rival, digits_model)
-    learned = TrajectoryLearner(config({"budget": budget}, iterations=24, batch_size=4), [budget], digits_model, solver)
+    learned = TrajectoryLearner(config({"budget": budget}, iterations=24, batch_size=4), digits_model, solver)
     run(learned, 24)
     (table,) = learned.tables()
     noise, labels = noise_from_seeds(range(1000, 1032), digits_model.image_shape), torch.arange(32) % 10
@@ -117,7 +117,7 @@ def test_workers_draw_noise_of_their_own_and_see_it_again() -> None:
     model = tiny_dit()
     solver = make_solver("ddim", STEPS, model)
     settings = config({"budget": 0.7}, noises=4)
-    here, there = (TrajectoryLearner(settings, [0.7], model, solver, rank) for rank in (0, 1))
+    here, there = (TrajectoryLearner(settings, model, solver, rank) for rank in (0, 1))
     first = here._full_run().noise
     assert not torch.equal(first, there._full_run().noise)
     run(here, 1)
@@ -154,8 +154,8 @@ def test_config_chooses_the_learner() -> None:
 
 
 def test_fewer_iterations_than_budgets_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"training.iterations are 1, too few for 2 budgets"):
-        config({"budget": [0.9, 0.8]}, iterations=1)
+    with pytest.raises(ConfigError, match=r"training.iterations: are 1, too few for 2 phases"):
+        learner(0.9, 0.8, iterations=1)
 
 
 def test_paper_s_loss_needs_data_of_the_model_s_shape_and_a_step_that_may_reuse() -> None:
@@ -180,6 +180,11 @@ def test_config_survives_the_way_to_a_worker() -> None:
         {"lambda": 1e-4, "budget": 0.5},
         {"theta": 0.5},
         {"budget": []},
+        {"budget": 0.5, "time_budget": 0.5},
+        {"budget": 0.5, "max_error": 1e-4},
+        {"lambda": 1e-4, "max_error": 1e-4},
+        {"max_error": 0.0},
+        {"time_budget": 0.5},
         {"budget": [0.5, 0.6]},
         {"budget": [0.5, 0.5]},
         {"lambda": 1e-4, "theta": [0.5, 0.5]},
@@ -188,3 +193,44 @@ def test_config_survives_the_way_to_a_worker() -> None:
 def test_one_aim_and_no_more_is_asked_for(router: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="router"):
         config(router)
+
+
+def test_ceiling_leads_to_the_cheapest_schedule_that_was_measured_below_it() -> None:
+    model, solver = tiny_dit(), make_solver("ddim", STEPS, tiny_dit())
+    ceiling = 1e-4
+    learned = TrajectoryLearner(config({"max_error": ceiling}, iterations=40, noises=32), model, solver)
+    run(learned, 40)
+    (table,) = learned.tables()
+    assert share_of(table, model) < 1
+    noise, labels = noise_from_seeds(range(32), model.image_shape), torch.arange(32) % model.num_classes
+    full, cached = (
+        sample_images(model, solver, noise, labels, GUIDANCE, *by) for by in ((), (ScheduleExecutor(table),))
+    )
+    assert torch.nn.functional.mse_loss(cached, full).item() < 3 * ceiling
+
+
+def test_run_towards_a_ceiling_goes_on_where_it_was_cut_off() -> None:
+    model, solver = tiny_dit(), make_solver("ddim", STEPS, tiny_dit())
+    settings = config({"max_error": 1e-4}, iterations=16, noises=4)
+    whole, first, second = (TrajectoryLearner(settings, model, solver) for _ in range(3))
+    run(whole, 16)
+    run(first, 7)
+    second.load_state(first.state())
+    run(second, 9)
+    assert second.tables() == whole.tables()
+
+
+def test_time_budget_is_kept_by_the_times_of_the_profile() -> None:
+    model, solver = tiny_dit(), make_solver("ddim", STEPS, tiny_dit())
+    times = {unit.name: 3.0 if unit.kind == "attention" else 1.0 for unit in model.units}
+    profile = {"model": "tiny", "device": "d", "dtype": "float32", "batch_size": 1, "units": times, "shared": 1.0}
+    learned = TrajectoryLearner(config({"time_budget": 0.6, "profile": profile}, iterations=20), model, solver)
+    run(learned, 20)
+    (table,) = learned.tables()
+    one_evaluation = 1.0 + sum(times.values())
+    computed = sum(bit * seconds for row in table.compute for bit, seconds in zip(row, times.values(), strict=True))
+    share = (STEPS * 1.0 + computed) / (STEPS * one_evaluation)
+    assert 0.6 - 3.0 / (STEPS * one_evaluation) < share <= 0.6
+    profile["model"] = "another"
+    with pytest.raises(ConfigError, match=r"router\.profile: was measured on another"):
+        TrajectoryLearner(config({"time_budget": 0.6, "profile": profile}), model, solver)

@@ -1,0 +1,42 @@
+"""Measures how long a model's units take and writes the profile that a time budget is reckoned by."""
+
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+from l2c_ray.caching.profiling import profile
+from l2c_ray.cli.inputs import Weights
+from l2c_ray.cli.output import console, progress_display
+from l2c_ray.config.profile import Profile
+from l2c_ray.models.base import CacheableTransformer
+from l2c_ray.storage.files import make_writable, write_text
+
+
+def profile_and_report(
+    name: str, weights: Weights, batch_size: int, repeats: int, threads: int | None, out: Path
+) -> None:
+    """Times the units, writes the profile to `out` and prints what each kind of unit takes of an evaluation."""
+    weights.require_possible()
+    make_writable(out.parent)
+    model = weights.load(name)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    with progress_display("timing", repeats) as display:
+        measured = profile(model, batch_size, repeats, lambda done: display.update(done, ""))
+    write_text(out, measured.to_json())
+    console.print(_table(model, measured))
+    console.print(f"written to {out}", soft_wrap=True)
+
+
+def _table(model: CacheableTransformer, measured: Profile) -> Table:
+    whole = sum(measured.units.values()) + measured.shared
+    title = f"one evaluation of {measured.batch_size} images on {measured.device}, {measured.dtype}"
+    table = Table("what", "milliseconds", "share", title=title)
+    times = {
+        f"all {kind} units": sum(measured.units[unit.name] for unit in model.units if unit.kind == kind)
+        for kind in ("attention", "mlp")
+    }
+    for what, seconds in (times | {"what no schedule can skip": measured.shared}).items():
+        table.add_row(what, f"{1e3 * seconds:.3f}", f"{seconds / whole:.3f}")
+    return table
