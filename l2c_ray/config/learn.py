@@ -124,6 +124,8 @@ class TrainingSection(Section):
     """Images per worker and iteration."""
     noises: Annotated[int, Field(ge=1)] = 256
     """With a budget: images per worker after which the same noise comes again. Their full runs are made once."""
+    recompute: bool = False
+    """With a budget: keep the graph of one evaluation at a time, for two thirds more work. Large models need it."""
     learning_rate: Annotated[float, Field(gt=0)] = 0.05
     checkpoint_every: Annotated[int, Field(ge=1)] = 100
     """Iterations between two checkpoints."""

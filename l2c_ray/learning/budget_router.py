@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from l2c_ray.learning.costs import UnitCosts
+from l2c_ray.learning.refit import Refit
 from l2c_ray.schedule import Table
 
 _MEMORY = 0.9
@@ -47,6 +48,7 @@ class BudgetRouter(nn.Module):
         self.register_buffer("mask", torch.ones(shape, dtype=torch.bool))
         for name in ("coefficients", "_worths", "_changes", "_slopes", "_gradients", "_curvatures"):
             self.register_buffer(name, torch.zeros(shape))
+        self._refit = Refit(self.mask.numel())
         shares = torch.tensor(costs.units, dtype=torch.float64).expand(shape) / full
         self.register_buffer("_costs", shares.clone(), persistent=False)
 
@@ -87,6 +89,29 @@ class BudgetRouter(nn.Module):
             sums.mul_(~self.mask)
         steps = rate * self._gradients / (2 * self._curvatures + torch.finfo(gradient.dtype).tiny)
         self.coefficients.sub_(steps.clamp(-_LONGEST_STEP, _LONGEST_STEP))
+
+    @torch.no_grad()
+    def note_for_refit(self, gradient: Tensor, effects: Tensor) -> None:
+        """Takes in what a trajectory told about the coefficients of a mask that stays.
+
+        Args:
+            gradient: of the error, [steps - 1, units].
+            effects: [number, steps - 1, units], as of `Rollout.effects`.
+        """
+        self._refit.note(self.coefficients.flatten(), gradient.flatten(), effects.flatten(1))
+
+    @torch.no_grad()
+    def refit_coefficients(self) -> None:
+        """Moves all reused units' coefficients to where together they do best by what was noted."""
+        fitted = self._refit.solve(self.coefficients.flatten(), ~self.mask.flatten())
+        self.coefficients.copy_(fitted.view_as(self.mask))
+
+    @torch.no_grad()
+    def start_from(self, mask: Tensor, coefficients: Tensor) -> None:
+        """Takes these, and forgets what was noted for a refit."""
+        self.mask.copy_(mask)
+        self.coefficients.copy_(coefficients)
+        self._refit.forget()
 
     @torch.no_grad()
     def choose(self, share: float) -> None:

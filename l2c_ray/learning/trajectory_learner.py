@@ -3,7 +3,6 @@
 import math
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -16,32 +15,21 @@ from l2c_ray.learning.budget_router import BudgetRouter, table_of
 from l2c_ray.learning.costs import costs_by
 from l2c_ray.learning.course import Found, Phase, make_course
 from l2c_ray.learning.learner import Learner, Lesson
-from l2c_ray.learning.student import Student
+from l2c_ray.learning.rollout import FullRun, Rollout, Sampling, run_in_full
 from l2c_ray.models.base import CacheableTransformer
-from l2c_ray.sampling.loop import full_run, sample_images, trajectory
+from l2c_ray.sampling.loop import sample_images
 from l2c_ray.sampling.solver import Solver
 from l2c_ray.schedule import Table
 
-_BEGUN, _TIGHTENED, _SETTLED = 0.1, 0.6, 0.8
+_BEGUN, _TIGHTENED, _SETTLED = 0.1, 0.6, 0.7
 """Shares of a phase's iterations: up to the first, of the first phase alone, nothing is reused, so that what is given
 up first is known well; then the share falls up to the second; from the third on the mask stays."""
 _SLOWING = 1.5
 """Power of the time left by which the share falls: the slower, the tighter it is."""
-_LAST_RATE = 0.1
-"""Of the learning rate, which falls linearly while the mask stays."""
-_ALONG_THE_WAY = 0.2
-"""Weight of the errors on the way beside that of the end."""
+_DIRECTIONS, _ROUNDS = 4, 3
+"""Of the fit of the coefficients at the end of a phase."""
+_ROUNDING = 1e-9
 _MASKS, _COEFFICIENTS, _TOLD = "found.masks", "found.coefficients", "found.shares-and-errors"
-
-
-@dataclass(frozen=True)
-class _FullRun:
-    """What the student is compared with."""
-
-    noise: Tensor
-    labels: Tensor
-    samples: list[Tensor]
-    """After every step."""
 
 
 class TrajectoryLearner(Learner):
@@ -74,7 +62,8 @@ class TrajectoryLearner(Learner):
             raise ConfigError("training.iterations", problem, "raise them")
         self._found = [Found(self.router.mask.clone(), self.router.coefficients.clone(), 1.0, 0.0)]
         """The full run, then where each phase ended."""
-        self._full_runs: dict[int, _FullRun] = {}
+        self._sampling = Sampling(model, solver, config.sampler.guidance, config.training.recompute)
+        self._full_runs: dict[int, FullRun] = {}
 
     def tables(self) -> list[Table]:
         return [table_of(found.mask, found.coefficients) for found in self._course.results(self._found)]
@@ -94,39 +83,60 @@ class TrajectoryLearner(Learner):
         self._found = list(map(Found, masks, coefficients, *tensors[_TOLD].T.tolist()))
 
     def _study(self) -> Lesson:
-        teacher = self._full_run()
-        images, guidance = len(teacher.labels), self._config.sampler.guidance
-        halves = 2 if guidance.needs_unlabelled else 1
-        student = Student(self.router.mask, self.router.coefficients, halves * images)
-        samples = list(trajectory(self._model, self._solver, teacher.noise, teacher.labels, guidance, student))
-        errors = torch.stack([F.mse_loss(mine, full) for mine, full in zip(samples, teacher.samples, strict=True)])
-        loss = _log(errors[-1]) + _ALONG_THE_WAY * _log(errors.mean())
+        rollout = Rollout(self._sampling, self._full_run(), self.router.mask, self.router.coefficients)
+        parts = self._what_to_refit(rollout) if self._settled else self._what_to_choose(rollout)
+        return Lesson(rollout.error, rollout.loss, parts)
 
-        choices = [student.gates, student.coefficients]
-        # Where nothing is reused no coefficient has a part in the loss.
-        of_loss = torch.autograd.grad(loss, choices, retain_graph=True, materialize_grads=True)
-        direction = torch.randn(samples[-1].shape, generator=self._generator("direction", self.iteration, self._rank))
-        of_end = torch.autograd.grad(samples[-1], choices, direction.to(self._device), materialize_grads=True)
-        slope, gradient = (errors[-1].detach() * each.sum(-1) for each in of_loss)
-        by_image = (each.unflatten(-1, (halves, images)).sum(-2) for each in of_end)
-        bend, curvature = (each.square().sum(-1) / samples[-1].numel() for each in by_image)
+    def _what_to_choose(self, rollout: Rollout) -> list[Tensor]:
+        """What every choice is worth, and where its coefficient leads, each [steps - 1, units]."""
+        slope, gradient = rollout.slopes()
+        effects, of_coefficients = rollout.effects(self._direction(0), last=True)
+        bend, curvature = (each.square().sum(-1) for each in (effects, of_coefficients))
         worths = torch.where(self.router.mask, bend - slope, -bend - slope)
-        # Every batch counts alike, also one with an image that is far off.
+        # Every batch counts alike, also one that is far off.
         size = worths.abs().sum() + torch.finfo(worths.dtype).tiny
-        learned = [worths / size, gradient / size, curvature / size, student.changes, student.slopes]
-        return Lesson(errors[-1], loss, learned)
+        student = rollout.student
+        return [worths / size, gradient / size, curvature / size, student.changes, student.slopes]
+
+    def _what_to_refit(self, rollout: Rollout) -> list[Tensor]:
+        """The gradient [steps - 1, units], and the effects [workers, directions, images, steps - 1, units]."""
+        gradient = rollout.slope_of_the_end()
+        directions = range(1, _DIRECTIONS + 1)
+        effects = [rollout.effects(self._direction(each), last=each == _DIRECTIONS)[1] for each in directions]
+        mine = torch.stack(effects).movedim(-1, 1)
+        # The mean over the workers leaves each its own place.
+        workers = self._config.cluster.workers
+        of_all = mine.new_zeros(workers, *mine.shape)
+        of_all[self._rank] = mine * (workers / _DIRECTIONS) ** 0.5
+        return [gradient, of_all]
 
     def _learn(self, parts: list[Tensor]) -> None:
-        worths, gradient, curvature, changes, slopes = parts
-        phase, done = self._course.next(self._found), self._done_of_phase()
-        settled = max(0.0, (done - _SETTLED) / (1 - _SETTLED))
-        rate = self._config.training.learning_rate * (1 - (1 - _LAST_RATE) * settled)
-        self.router.note(worths, changes, slopes)
-        self.router.descend(gradient, curvature, rate)
-        if not settled or self.router.share > phase.target:
+        phase, done = self._course.next(self._found), self._done_of_phase(self.iteration)
+        if self._settled:
+            gradient, effects = parts
+            self.router.note_for_refit(gradient, effects.flatten(0, 2))
+            if self._ends_round():
+                self.router.refit_coefficients()
+        else:
+            worths, gradient, curvature, changes, slopes = parts
+            self.router.note(worths, changes, slopes)
+            self.router.descend(gradient, curvature, self._config.training.learning_rate)
             self.router.choose(self._share(phase, done))
         if done == 1:
             self._end_phase()
+
+    @property
+    def _settled(self) -> bool:
+        """Whether the mask stays and its coefficients are fitted."""
+        target = self._course.next(self._found).target
+        return self._done_of_phase(self.iteration) > _SETTLED and self.router.share <= target
+
+    def _ends_round(self) -> bool:
+        before, after = (
+            math.floor(_ROUNDS * (self._done_of_phase(iteration) - _SETTLED) / (1 - _SETTLED) + _ROUNDING)
+            for iteration in (self.iteration - 1, self.iteration)
+        )
+        return after > before
 
     def _share(self, phase: Phase, done: float) -> float:
         """What may be computed when so much of a phase's iterations is done."""
@@ -142,47 +152,42 @@ class TrajectoryLearner(Learner):
         self._found.append(Found(mask, coefficients, self.router.share, error))
         if len(self._found) <= self._course.phases:
             start = self._course.next(self._found).start
-            self.router.mask.copy_(start.mask)
-            self.router.coefficients.copy_(start.coefficients)
+            self.router.start_from(start.mask, start.coefficients)
 
     def _mean_score(self) -> float:
         return self.router.mask.float().mean().item()
 
-    def _done_of_phase(self) -> float:
-        """The share of a phase's iterations that is done after this one."""
+    def _done_of_phase(self, iteration: int) -> float:
+        """The share of this phase's iterations that is done after that one."""
         iterations, phases, phase = self._config.training.iterations, self._course.phases, len(self._found) - 1
         first, last = (-(-number * iterations // phases) for number in (phase, phase + 1))
-        return (self.iteration + 1 - first) / (last - first)
+        return (iteration + 1 - first) / (last - first)
 
-    def _full_run(self) -> _FullRun:
+    def _full_run(self) -> FullRun:
         """Of this iteration's images; they come again, and what they are compared with is made once."""
         number = self.iteration % -(-self._config.training.noises // self._config.training.batch_size)
         if number not in self._full_runs:
             self._full_runs[number] = self._run_in_full("noise", number, self._rank)
         return self._full_runs[number]
 
-    @torch.no_grad()
-    def _run_in_full(self, purpose: str, number: int, rank: int) -> _FullRun:
+    def _run_in_full(self, purpose: str, number: int, rank: int) -> FullRun:
         generator = self._generator(purpose, number, rank)
         batch = self._config.training.batch_size
-        labels = torch.randint(self._model.num_classes, (batch,), generator=generator).to(self._device)
-        noise = torch.randn((batch, *self._model.image_shape), generator=generator).to(self._device)
-        guidance = self._config.sampler.guidance
-        samples = list(trajectory(self._model, self._solver, noise, labels, guidance, full_run))
-        return _FullRun(noise, labels, samples)
+        labels = torch.randint(self._model.num_classes, (batch,), generator=generator)
+        noise = torch.randn((batch, *self._model.image_shape), generator=generator)
+        return run_in_full(self._sampling, noise.to(self._device), labels.to(self._device))
+
+    def _direction(self, number: int) -> torch.Generator:
+        return self._generator(f"direction {number}", self.iteration, self._rank)
 
     def _unseen_error(self) -> float:
         """Of what the router has learned, on noise that nothing is learned from: the same on every worker."""
         table = table_of(self.router.mask, self.router.coefficients)
-        guidance = self._config.sampler.guidance
         errors = []
         for number in range(-(-self._config.training.noises // self._config.training.batch_size)):
             full = self._run_in_full("unseen noise", number, 0)
             executor = ScheduleExecutor(table)
+            guidance = self._sampling.guidance
             images = sample_images(self._model, self._solver, full.noise, full.labels, guidance, executor)
             errors.append(F.mse_loss(images, full.samples[-1]).item())
         return statistics.fmean(errors)
-
-
-def _log(error: Tensor) -> Tensor:
-    return torch.log(error + torch.finfo(error.dtype).tiny)

@@ -13,6 +13,9 @@ from l2c_ray.schedule import Guidance
 BranchOfStep = Callable[[int], Branch]
 """Gives the branch that runs the units of step k; asked once for each step, in order."""
 
+Evaluate = Callable[[CacheableTransformer, Tensor, float, Tensor, Guidance, Branch], Tensor]
+"""As `evaluate_guided`."""
+
 
 def full_run(step: int) -> Branch:
     """Computes every unit at every step."""
@@ -57,15 +60,16 @@ def trajectory(
     labels: Tensor,
     guidance: Guidance,
     branch_of_step: BranchOfStep,
+    evaluate: Evaluate = evaluate_guided,
 ) -> Iterator[Tensor]:
     """The sample [batch, *image_shape] after each step of the solver; the last one is the result.
 
-    Every step is taken when its sample is asked for.
+    Every step is taken when its sample is asked for. `evaluate` stands for `evaluate_guided`.
     """
     sample = noise
     advance = solver.begin()
     for step, timestep in enumerate(solver.timesteps):
-        output = evaluate_guided(model, sample, timestep, labels, guidance, branch_of_step(step))
+        output = evaluate(model, sample, timestep, labels, guidance, branch_of_step(step))
         sample = advance(step, sample, output)
         yield sample
 

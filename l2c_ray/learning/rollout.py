@@ -1,0 +1,126 @@
+"""One batch's trajectory under a router, and what it tells about every choice in it."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from l2c_ray.learning.student import Student
+from l2c_ray.models.base import Branch, CacheableTransformer
+from l2c_ray.sampling.loop import evaluate_guided, full_run, trajectory
+from l2c_ray.sampling.solver import Solver
+from l2c_ray.schedule import Guidance
+
+_ALONG_THE_WAY = 0.2
+"""Weight of the errors on the way beside that of the end."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How trajectories are made."""
+
+    model: CacheableTransformer
+    solver: Solver
+    guidance: Guidance
+    recompute: bool = False
+    """Whether an evaluation's graph is made once more when it is needed, so that but one is kept at a time."""
+
+
+@dataclass(frozen=True)
+class FullRun:
+    """What a trajectory is compared with."""
+
+    noise: Tensor
+    """[images, *image_shape]."""
+    labels: Tensor
+    samples: list[Tensor]
+    """After every step."""
+
+
+@torch.no_grad()
+def run_in_full(sampling: Sampling, noise: Tensor, labels: Tensor) -> FullRun:
+    """The trajectory from `noise` [images, *image_shape] under `labels` [images] that computes everything."""
+    samples = trajectory(sampling.model, sampling.solver, noise, labels, sampling.guidance, full_run)
+    return FullRun(noise, labels, list(samples))
+
+
+class Rollout:
+    """A trajectory under a mask and coefficients from the noise of a full run, with the drift that they cause.
+
+    An image that is far off would decide alone over all choices, and few such images carry half of the mean error. So
+    each image counts by c / (e + c), with its own error e and the batch's geometric mean c.
+    """
+
+    def __init__(self, sampling: Sampling, full: FullRun, mask: Tensor, coefficients: Tensor) -> None:
+        """`mask` and `coefficients` are those of a `Student`."""
+        self._images = len(full.labels)
+        self._halves = 2 if sampling.guidance.needs_unlabelled else 1
+        self.student = Student(mask, coefficients, self._halves * self._images)
+        evaluate = _evaluate_again_when_needed if sampling.recompute else evaluate_guided
+        given = (sampling.model, sampling.solver, full.noise, full.labels, sampling.guidance)
+        samples = list(trajectory(*given, self.student, evaluate))
+        residuals = [mine - theirs for mine, theirs in zip(samples, full.samples, strict=True)]
+        squares = torch.stack([residual.square().flatten(1).mean(1) for residual in residuals])
+        self._end = samples[-1]
+        self.error = squares[-1].detach().mean()
+        """Mean squared error at the end, a scalar."""
+        self._weights = _weights(squares[-1].detach())
+        errors = (squares * self._weights).mean(1)
+        self._end_error = errors[-1]
+        self.loss = _log(errors[-1]) + _ALONG_THE_WAY * _log(errors.mean())
+        """So its gradient is as strong where the error is small already."""
+
+    def slopes(self) -> tuple[Tensor, Tensor]:
+        """The gradient of the error by the gates and by the coefficients, each [steps - 1, units].
+
+        The error is that at the end with a part of that along the way, as the loss has them.
+        """
+        gates, coefficients = self._gradients(self.loss)
+        return self._end_error.detach() * gates, self._end_error.detach() * coefficients
+
+    def slope_of_the_end(self) -> Tensor:
+        """The gradient of the error at the end alone by the coefficients, [steps - 1, units]."""
+        return self._gradients(self._end_error)[1]
+
+    def _gradients(self, error: Tensor) -> tuple[Tensor, Tensor]:
+        choices = [self.student.gates, self.student.coefficients]
+        # Where nothing is reused no coefficient has a part in it.
+        gates, coefficients = torch.autograd.grad(error, choices, retain_graph=True, materialize_grads=True)
+        return gates.sum(-1), coefficients.sum(-1)
+
+    def effects(self, generator: torch.Generator, *, last: bool) -> tuple[Tensor, Tensor]:
+        """What the gates and the coefficients do to the end in a random direction, each [steps - 1, units, images].
+
+        The mean over directions of their products is the Gauss-Newton matrix of the error at the end, halved
+        (Hutchinson's estimate).
+
+        Args:
+            last: whether the graph may go.
+        """
+        direction = torch.randn(self._end.shape, generator=generator).to(self._end.device)
+        scale = (self._weights / self._end.numel()).sqrt().view(-1, 1, 1, 1)
+        choices = [self.student.gates, self.student.coefficients]
+        gradients = torch.autograd.grad(
+            self._end, choices, direction * scale, retain_graph=not last, materialize_grads=True
+        )
+        gates, coefficients = (each.unflatten(-1, (self._halves, self._images)).sum(-2) for each in gradients)
+        return gates, coefficients
+
+
+def _evaluate_again_when_needed(
+    model: CacheableTransformer, sample: Tensor, timestep: float, labels: Tensor, guidance: Guidance, branch: Branch
+) -> Tensor:
+    """As `evaluate_guided` (activation checkpointing, arXiv 1604.06174)."""
+    given = (model, sample, timestep, labels, guidance, branch)
+    output: Tensor = checkpoint(evaluate_guided, *given, use_reentrant=False, preserve_rng_state=False)
+    return output
+
+
+def _weights(errors: Tensor) -> Tensor:
+    typical = _log(errors).mean().exp()
+    return typical / (errors + typical)
+
+
+def _log(error: Tensor) -> Tensor:
+    return torch.log(error + torch.finfo(error.dtype).tiny)

@@ -1,0 +1,109 @@
+"""What it takes to learn a schedule: the paper's loop as published, beside learning within the budget it ended with.
+
+Both in one process on the same threads, in turns, each repeat with a seed of its own. The paper's loop runs as long as
+jobs/configs/digits.toml has it; ours is given a fixed, small number of iterations at the same compute share.
+"""
+
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from published_loop import PublishedLoop
+
+from l2c_ray.caching.executor import ScheduleExecutor
+from l2c_ray.config.learn import LearnConfig
+from l2c_ray.data import digits
+from l2c_ray.learning.trajectory_learner import TrajectoryLearner
+from l2c_ray.models import zoo
+from l2c_ray.models.base import CacheableTransformer
+from l2c_ray.models.macs import count_macs
+from l2c_ray.sampling.loop import noise_from_seeds, sample_images
+from l2c_ray.sampling.solver import Solver
+from l2c_ray.sampling.solvers import make_solver
+from l2c_ray.schedule import Guidance, Table
+
+REPEATS = 5
+THREADS = 2
+PAIRS, BATCH, WEIGHT, RATE = 600, 16, 8e-5, 0.1
+"""Of jobs/configs/digits.toml, whose two workers take 8 images each."""
+ITERATIONS, IMAGES = 40, 4
+MOST_OF_THE_TIME = 1 / 3
+MOST_OF_THE_MEMORY = 1 / 2
+GUIDANCE = Guidance(scale=1.5)
+
+
+def test_error_of_the_papers_loop_is_reached_in_a_third_of_its_time() -> None:
+    torch.set_num_threads(THREADS)
+    times, errors = [], []
+    for seed in range(REPEATS):
+        model = zoo.load("digits-dit")
+        solver = make_solver("ddim", 20, model)
+        start = time.perf_counter()
+        theirs = learn_as_published(model, solver, seed)
+        middle = time.perf_counter()
+        ours = learn_within(share_of(theirs, model), model.requires_grad_(requires_grad=False), solver, seed)
+        end = time.perf_counter()
+        times.append((end - middle) / (middle - start))
+        errors.append(error_of(ours, model, solver) / error_of(theirs, model, solver))
+        assert share_of(ours, model) <= share_of(theirs, model)
+        print(f"\nseed {seed}: {times[-1]:.3f} of the time, {errors[-1]:.3f} of the error")
+    print(f"time over the published loop's: {statistics.median(times):.3f} (spread {max(times) - min(times):.3f})")
+    assert max(errors) <= 1
+    assert statistics.median(times) <= MOST_OF_THE_TIME
+
+
+def test_peak_memory_is_half_of_that_of_the_papers_loop() -> None:
+    """On a DiT-B/2 of random weights, each in a process of its own; both learn from the same number of images."""
+    ratios = []
+    for _ in range(REPEATS):
+        theirs, ours = (peak_memory(loop) for loop in ("published", "ours"))
+        ratios.append(ours / theirs)
+        print(f"\npeak memory {ours / 2**30:.2f} GiB, of the published loop {theirs / 2**30:.2f} GiB: {ratios[-1]:.3f}")
+    assert statistics.median(ratios) <= MOST_OF_THE_MEMORY
+
+
+def learn_as_published(model: CacheableTransformer, solver: Solver, seed: int) -> Table:
+    data = digits.load()
+    loop = PublishedLoop(model, solver, WEIGHT, RATE, seed)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(PAIRS):
+        chosen = torch.randint(len(data), (BATCH,), generator=generator)
+        loop.step(data.images[chosen], data.labels[chosen])
+    return loop.router.threshold(0.5)
+
+
+def learn_within(share: float, model: CacheableTransformer, solver: Solver, seed: int) -> Table:
+    values = {
+        "run": {"seed": seed},
+        "model": {"name": model.name},
+        "sampler": {"guidance_scale": GUIDANCE.scale},
+        "router": {"budget": share},
+        "training": {"iterations": ITERATIONS, "batch_size": IMAGES, "learning_rate": 0.1},
+    }
+    learner = TrajectoryLearner(LearnConfig.parse(values, source="benchmark"), model, solver)
+    while not learner.done:
+        learner.step(lambda shared: shared)
+    (table,) = learner.tables()
+    return table
+
+
+def share_of(table: Table, model: CacheableTransformer) -> float:
+    return count_macs(model).with_attention.of(table.compute).share
+
+
+def error_of(table: Table, model: CacheableTransformer, solver: Solver, images: int = 256) -> float:
+    """On the first images of the frontier protocol, whose noise neither has seen."""
+    noise, labels = noise_from_seeds(range(10000, 10000 + images), model.image_shape), torch.arange(images) % 10
+    full = sample_images(model, solver, noise, labels, GUIDANCE)
+    cached = sample_images(model, solver, noise, labels, GUIDANCE, ScheduleExecutor(table))
+    return F.mse_loss(cached, full).item()
+
+
+def peak_memory(loop: str) -> int:
+    """Bytes that a process held at most which did one iteration."""
+    script = Path(__file__).with_name("one_iteration.py")
+    return int(subprocess.check_output([sys.executable, str(script), loop], text=True))
