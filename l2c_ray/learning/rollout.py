@@ -1,11 +1,13 @@
 """One batch's trajectory under a router, and what it tells about every choice in it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from l2c_ray.errors import ConfigError
 from l2c_ray.learning.student import Student
 from l2c_ray.models.base import Branch, CacheableTransformer
 from l2c_ray.sampling.loop import evaluate_guided, full_run, trajectory
@@ -43,6 +45,32 @@ def run_in_full(sampling: Sampling, noise: Tensor, labels: Tensor) -> FullRun:
     """The trajectory from `noise` [images, *image_shape] under `labels` [images] that computes everything."""
     samples = trajectory(sampling.model, sampling.solver, noise, labels, sampling.guidance, full_run)
     return FullRun(noise, labels, list(samples))
+
+
+@torch.no_grad()
+def require_steady_units(model: CacheableTransformer, solver: Solver) -> None:
+    """Refuses a model whose units change their shape from step to step: an old value cannot stand for a new one.
+
+    One evaluation of one image at every step, which is little beside an iteration.
+
+    Raises:
+        ConfigError: names the first unit that does.
+    """
+    weights = next(model.parameters())
+    sample, label = torch.zeros(1, *model.image_shape).to(weights), torch.zeros(1, dtype=torch.long).to(weights.device)
+    shapes: dict[int, torch.Size] = {}
+
+    def branch(unit: int, compute: Callable[[], Tensor]) -> Tensor:
+        output = compute()
+        if shapes.setdefault(unit, output.shape) != output.shape:
+            problem = (
+                f"{model.units[unit].name} changes its shape between steps, so it can be neither reused nor forecast"
+            )
+            raise ConfigError("model.name", problem, "take a model whose units keep theirs")
+        return output
+
+    for timestep in solver.timesteps:
+        model(sample, torch.full((1,), timestep, device=weights.device), label, branch)
 
 
 class Rollout:

@@ -15,7 +15,7 @@ from l2c_ray.learning.budget_router import BudgetRouter, table_of
 from l2c_ray.learning.costs import costs_by
 from l2c_ray.learning.course import Found, Phase, make_course
 from l2c_ray.learning.learner import Learner, Lesson
-from l2c_ray.learning.rollout import FullRun, Rollout, Sampling, run_in_full
+from l2c_ray.learning.rollout import FullRun, Rollout, Sampling, require_steady_units, run_in_full
 from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.sampling.loop import sample_images
 from l2c_ray.sampling.solver import Solver
@@ -51,8 +51,8 @@ class TrajectoryLearner(Learner):
         """Needs no data.
 
         Raises:
-            ConfigError: a budget is less than what cannot be reused, there are too few iterations for all of them, or
-                the profile is of another model.
+            ConfigError: a budget is less than what cannot be reused, there are too few iterations for all of them, the
+                profile is of another model, or the model's units change their shape between steps.
         """
         super().__init__(config, model, solver, rank)
         self.router = BudgetRouter(solver.steps, costs_by(config.router.profile, model)).to(self._device)
@@ -60,6 +60,7 @@ class TrajectoryLearner(Learner):
         if config.training.iterations < self._course.phases:
             problem = f"are {config.training.iterations}, too few for {self._course.phases} phases"
             raise ConfigError("training.iterations", problem, "raise them")
+        require_steady_units(model, solver)
         self._found = [Found(self.router.mask.clone(), self.router.coefficients.clone(), 1.0, 0.0)]
         """The full run, then where each phase ended."""
         self._sampling = Sampling(model, solver, config.sampler.guidance, config.training.recompute)

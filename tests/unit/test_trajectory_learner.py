@@ -234,3 +234,16 @@ def test_time_budget_is_kept_by_the_times_of_the_profile() -> None:
     profile["model"] = "another"
     with pytest.raises(ConfigError, match=r"router\.profile: was measured on another"):
         TrajectoryLearner(config({"time_budget": 0.6, "profile": profile}), model, solver)
+
+
+def test_model_whose_units_change_their_shape_between_steps_is_refused() -> None:
+    model, solver = tiny_dit(), make_solver("ddim", STEPS, tiny_dit())
+
+    def forget_tokens(module: torch.nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        calls.append(1)
+        return output[:, ::2] if len(calls) > STEPS // 2 else output
+
+    calls: list[int] = []
+    model.get_submodule("transformer.transformer_blocks.1.ff").register_forward_hook(forget_tokens)
+    with pytest.raises(ConfigError, match=r"model\.name: blocks\.1\.mlp changes its shape between steps"):
+        TrajectoryLearner(config({"budget": 0.7}), model, solver)
