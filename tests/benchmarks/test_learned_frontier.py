@@ -4,8 +4,12 @@ Where a rule has points on both sides of a learned schedule's compute share, the
 rule's curve has there (the logarithm of the error, interpolated). The images are the first of the frontier protocol;
 `make comparisons` takes more of them.
 
-Error over that of the best static rule (Taylor, order 2, where it reaches; else the calibrated one), digits-dit:
-0.06 to 0.11 below a share of 0.51, 0.08 at 0.62, 0.07 at 0.75, 0.26 at 0.88.
+What did not help to get there (digits-dit, share 0.5): straight-through gates, whose masks oscillate; Adam on the
+coefficients, which leaves a floor of about 1e-5; many swaps an iteration, which undo each other; images weighted by
+their error, so that one outlier decides; worths that reckon with the refit of all coefficients (a Schur complement of
+the Gauss-Newton matrix), which its noise spoils (7e-4 for 5e-5); the full Gauss-Newton step in every iteration. What
+did: tightening slowly and budget by budget; images that count by c / (e + c); fitting all coefficients of a settled
+mask at once (4.6e-5 to 1.9e-5). A second difference in the forecast took another sixth off and is not in.
 """
 
 import json
@@ -22,21 +26,39 @@ from l2c_ray.evaluation.frontier import LEARNED
 from l2c_ray.policies.rules import RULES
 
 L2C = Path(sys.executable).with_name("l2c")
-IMAGES = 128
+IMAGES = 256
 MOST_OF_CALIBRATED = 0.8
 """Of the calibrated rule's error, at compute shares around 0.62."""
+MOST_OF_BEST = {0.5: 0.05, 0.35: 0.3, 0.25: 0.3}
+"""Of the best static rule's error, at these compute shares."""
 
 Points = list[tuple[float, float]]
-"""Compute shares with their errors, rising in the share."""
+"""Compute shares with an error or a distance, rising in the share."""
 
 
-@pytest.mark.parametrize("model", ["digits-dit", "digits-uvit"])
-def test_learned_schedules_lie_under_every_rules_curve(model: str) -> None:
-    rows = compare(model)
+@pytest.fixture(scope="module", params=["digits-dit", "digits-uvit"])
+def model(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def rows(model: str) -> list[dict[str, Any]]:
+    """Of every candidate."""
+    return compare(model)
+
+
+@pytest.fixture
+def rules(rows: list[dict[str, Any]]) -> list[str]:
+    """The curves of all rules whose schedules are static, and that of fewer steps."""
+    return sorted({row["curve"] for row in rows if row["curve"].split()[0] in {*RULES, "fewer"}})
+
+
+def test_learned_schedules_lie_under_every_rules_curve(
+    model: str, rows: list[dict[str, Any]], rules: list[str]
+) -> None:
     learned = curve(rows, LEARNED)
     assert learned[0][0] < 0.51
     assert learned[-1][0] > 0.85
-    rules = sorted({row["curve"] for row in rows if row["curve"].split()[0] in {*RULES, "fewer"}})
     ratios: dict[str, list[float]] = {
         rule: [error / there for share, error in learned if (there := at(curve(rows, rule), share)) is not None]
         for rule in rules
@@ -49,6 +71,19 @@ def test_learned_schedules_lie_under_every_rules_curve(model: str) -> None:
     assert middle[1] <= MOST_OF_CALIBRATED * min(calibrated)
 
 
+def test_little_of_the_best_rules_error_is_left_at_low_shares(
+    model: str, rows: list[dict[str, Any]], rules: list[str]
+) -> None:
+    for wanted, most in MOST_OF_BEST.items():
+        for measure in ("mse", "frechet_to_full"):
+            (share, ours) = min(curve(rows, LEARNED, measure), key=lambda point: abs(point[0] - wanted))
+            assert abs(share - wanted) < 0.02
+            theirs = {rule: there for rule in rules if (there := at(curve(rows, rule, measure), share)) is not None}
+            best = min(theirs, key=lambda rule: theirs[rule])
+            print(f"{model}, {measure} at {share:.3f} over that of {best}: {ours / theirs[best]:.3f}")
+            assert ours <= (most if measure == "mse" else 1) * theirs[best]
+
+
 def compare(model: str) -> list[dict[str, Any]]:
     policies = [argument for rule in RULES for argument in ("--policies", rule)]
     command = [str(L2C), "compare", model, *policies, "--images", str(IMAGES), "--json"]
@@ -56,12 +91,12 @@ def compare(model: str) -> list[dict[str, Any]]:
     return rows
 
 
-def curve(rows: list[dict[str, Any]], name: str) -> Points:
-    return sorted((row["compute_share"], row["mse"]) for row in rows if row["curve"] == name and row["mse"])
+def curve(rows: list[dict[str, Any]], name: str, measure: str = "mse") -> Points:
+    return sorted((row["compute_share"], row[measure]) for row in rows if row["curve"] == name and row[measure])
 
 
 def at(points: Points, share: float) -> float | None:
-    """The curve's error at a share that lies between two of its points; None elsewhere."""
+    """The curve's value at a share that lies between two of its points; None elsewhere."""
     for (left, error), (right, next_error) in pairwise(points):
         if left <= share <= right and left < right:
             weight = (share - left) / (right - left)
