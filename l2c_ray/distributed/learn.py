@@ -97,7 +97,8 @@ def learn(
 
         run = TrackedRun(client, config.run.experiment, name, config.model_dump(by_alias=True))
         stopping.ask_by(mailbox.request_stop.remote)
-        stopping.give_up_by(lambda: run.end("KILLED"))
+        # At once: when the job has ended of itself before it was to stop, that is noted afterwards.
+        stopping.ask_by(lambda: run.end("KILLED"))
         with _ending(run):
             # The parameters of an MLflow run are those of its first session and cannot change.
             run.log_file(f"config-from-{done}.json", config.model_dump_json(by_alias=True, indent=1).encode())

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -27,16 +28,11 @@ class Stopping:
         self.requested = False
         self._run_name = run_name
         self._asks: list[Action] = []
-        self._last_acts: list[Action] = []
         self._over = threading.Event()
 
     def ask_by(self, action: Action) -> None:
-        """Done as soon as a stop is wished for, for instance to tell the workers."""
+        """Done as soon as a stop is wished for: to tell the workers, and to mark what will not come to its end."""
         self._asks.append(action)
-
-    def give_up_by(self, action: Action) -> None:
-        """Done before the process exits when the orderly stop has taken too long."""
-        self._last_acts.append(action)
 
     def check(self) -> None:
         """Goes on only if nobody has asked to stop.
@@ -62,10 +58,13 @@ class Stopping:
         self._over.set()
 
     def _see_to_it(self) -> None:
-        _try_all(self._asks)
-        if self._over.wait(GRACE_SECONDS):
+        deadline = time.monotonic() + GRACE_SECONDS
+        for action in self._asks:
+            # Ray or MLflow may be what is broken; that must not keep the process from ending.
+            with suppress(Exception):
+                action()
+        if self._over.wait(max(0.0, deadline - time.monotonic())):
             return
-        _try_all(self._last_acts)
         print(f"error: {self.error}", file=sys.stderr, flush=True)
         # Those of a private Ray. Some of them would outlive this process for long.
         for process in psutil.Process().children(recursive=True):
@@ -89,10 +88,3 @@ def stops_on_sigterm(run_name: str) -> Iterator[Stopping]:
     finally:
         signal.signal(signal.SIGTERM, before)
         stopping.end()
-
-
-def _try_all(actions: list[Action]) -> None:
-    for action in actions:
-        # Ray or MLflow may be what is broken; that must not keep the process from ending.
-        with suppress(Exception):
-            action()

@@ -6,6 +6,7 @@ import sys
 import time
 
 from mlflow import MlflowClient
+from real_cluster import wait_until
 
 from l2c_ray.distributed.stopping import GRACE_SECONDS
 
@@ -22,7 +23,7 @@ run = TrackedRun(tracking.connect(), "l2c", "mine", {})
 with stops_on_sigterm("mine") as stopping:
     stopping.ask_by(broken)
     stopping.ask_by(lambda: print("asked", flush=True))
-    stopping.give_up_by(lambda: run.end("KILLED"))
+    stopping.ask_by(lambda: run.end("KILLED"))
     print("ready", flush=True)
     time.sleep(60)
 """
@@ -65,6 +66,9 @@ def test_process_that_does_not_stop_in_time_ends_with_its_run_marked(client: Mlf
     assert status(client) == "RUNNING"
     sent = time.monotonic()
     process.send_signal(signal.SIGTERM)
+    # Long before Ray kills it, which a busy machine may not leave time for otherwise.
+    wait_until(lambda: status(client) == "KILLED", timeout=GRACE_SECONDS)
+    assert process.poll() is None
     out, err = process.communicate(timeout=30)
     # Ray kills after three seconds.
     assert GRACE_SECONDS <= time.monotonic() - sent < 3
