@@ -18,13 +18,14 @@ from l2c_ray.cli import imagenet, schedules
 from l2c_ray.cli.loopback import keep_private_ray_on_loopback
 from l2c_ray.cli.options import (
     CheckpointOption,
-    Device,
+    DeviceOption,
     GuidanceOption,
     GuidanceRuleOption,
     JsonOption,
     ModelArgument,
-    NumberFormat,
+    NumberFormatOption,
     OverridesOption,
+    RandomWeightsOption,
     SamplerOption,
     StepsOption,
     ThreadsOption,
@@ -147,12 +148,12 @@ def compare(
 def bench(
     model: ModelArgument,
     schedule: Annotated[Path, typer.Option(metavar="FILE", help="Which units to skip.")],
-    random_weights: Annotated[bool, typer.Option("--random-weights", help="Time an untrained model.")] = False,
+    random_weights: RandomWeightsOption = False,
     checkpoint: CheckpointOption = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; guidance doubles them.")] = 1,
     repeats: Annotated[int, typer.Option(min=1, help="Pairs of a full and a cached run.")] = 3,
-    dtype: Annotated[NumberFormat, typer.Option(help="Number format of weights and samples.")] = "float32",
-    device: Annotated[Device, typer.Option(help="Where to sample.")] = "cpu",
+    dtype: NumberFormatOption = "float32",
+    device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -168,12 +169,12 @@ def bench(
 def profile(
     model: ModelArgument,
     out: Annotated[Path, typer.Option(help="JSON file to write, for router.profile in a config.")],
-    random_weights: Annotated[bool, typer.Option("--random-weights", help="Time an untrained model.")] = False,
+    random_weights: RandomWeightsOption = False,
     checkpoint: CheckpointOption = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images in an evaluation; guidance makes two of one.")] = 8,
     repeats: Annotated[int, typer.Option(min=1, help="Evaluations, of which the median counts.")] = 20,
-    dtype: Annotated[NumberFormat, typer.Option(help="Number format of weights and samples.")] = "float32",
-    device: Annotated[Device, typer.Option(help="Where to evaluate.")] = "cpu",
+    dtype: NumberFormatOption = "float32",
+    device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
 ) -> None:
     """Measure how long each unit takes on a device, so that a budget can be given as time."""

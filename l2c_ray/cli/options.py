@@ -21,5 +21,8 @@ GuidanceOption = Annotated[
 ]
 GuidanceRuleOption = Annotated[GuidanceRule | None, typer.Option(help="How guidance combines the evaluations.")]
 OverridesOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a config key.")]
+RandomWeightsOption = Annotated[bool, typer.Option("--random-weights", help="Take an untrained model.")]
+NumberFormatOption = Annotated[NumberFormat, typer.Option(help="Number format of weights and samples.")]
+DeviceOption = Annotated[Device, typer.Option(help="Where the model runs.")]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads; torch's choice unless given.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]

@@ -51,7 +51,6 @@ def _listed(given: Any) -> Any:
 _OneOrMore = (Field(min_length=1), BeforeValidator(_listed))
 """A single number stands for a list of one."""
 
-
 _Shares = tuple[Annotated[float, Field(gt=0, le=1)], ...]
 
 
@@ -125,7 +124,7 @@ class TrainingSection(Section):
     noises: Annotated[int, Field(ge=1)] = 256
     """With a budget: images per worker after which the same noise comes again. Their full runs are made once."""
     recompute: bool = False
-    """With a budget: keep the graph of one evaluation at a time, for two thirds more work. Large models need it."""
+    """Not with lambda: keep the graph of one evaluation at a time, and make it again for every pass back."""
     learning_rate: Annotated[float, Field(gt=0)] = 0.05
     checkpoint_every: Annotated[int, Field(ge=1)] = 100
     """Iterations between two checkpoints."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,7 @@ def _objective(config: LearnConfig) -> dict[str, str | int | float | bool]:
     router = config.router
     if router.keeps_a_limit:
         profile = router.profile
-        counted = f"seconds on {profile.device}, {profile.dtype}, batch {profile.batch_size}" if profile else "macs"
+        counted = f"seconds by profile {sha256(profile.to_json().encode()).hexdigest()}" if profile else "macs"
         return {
             "objective": "trajectory",
             "limits": ", ".join(map(str, router.budgets or [router.max_error])),

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.errors import ConfigError
 from l2c_ray.learning.student import Student
 from l2c_ray.models.base import Branch, CacheableTransformer
@@ -16,17 +17,6 @@ from l2c_ray.schedule import Guidance
 
 _ALONG_THE_WAY = 0.2
 """Weight of the errors on the way beside that of the end."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How trajectories are made."""
-
-    model: CacheableTransformer
-    solver: Solver
-    guidance: Guidance
-    recompute: bool = False
-    """Whether an evaluation's graph is made once more when it is needed, so that but one is kept at a time."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +31,9 @@ class FullRun:
 
 
 @torch.no_grad()
-def run_in_full(sampling: Sampling, noise: Tensor, labels: Tensor) -> FullRun:
+def run_in_full(pipeline: Pipeline, noise: Tensor, labels: Tensor) -> FullRun:
     """The trajectory from `noise` [images, *image_shape] under `labels` [images] that computes everything."""
-    samples = trajectory(sampling.model, sampling.solver, noise, labels, sampling.guidance, full_run)
+    samples = trajectory(pipeline.model, pipeline.solver, noise, labels, pipeline.guidance, full_run)
     return FullRun(noise, labels, list(samples))
 
 
@@ -63,9 +53,7 @@ def require_steady_units(model: CacheableTransformer, solver: Solver) -> None:
     def branch(unit: int, compute: Callable[[], Tensor]) -> Tensor:
         output = compute()
         if shapes.setdefault(unit, output.shape) != output.shape:
-            problem = (
-                f"{model.units[unit].name} changes its shape between steps, so it can be neither reused nor forecast"
-            )
+            problem = f"{model.units[unit].name} changes its shape between steps, so that it cannot be forecast"
             raise ConfigError("model.name", problem, "take a model whose units keep theirs")
         return output
 
@@ -80,13 +68,20 @@ class Rollout:
     each image counts by c / (e + c), with its own error e and the batch's geometric mean c.
     """
 
-    def __init__(self, sampling: Sampling, full: FullRun, mask: Tensor, coefficients: Tensor) -> None:
-        """`mask` and `coefficients` are those of a `Student`."""
+    def __init__(
+        self, pipeline: Pipeline, full: FullRun, mask: Tensor, coefficients: Tensor, *, recompute: bool = False
+    ) -> None:
+        """Runs it.
+
+        Args:
+            mask, coefficients: those of a `Student`.
+            recompute: whether an evaluation's graph is made again for every pass back, so that one is kept at a time.
+        """
         self._images = len(full.labels)
-        self._halves = 2 if sampling.guidance.needs_unlabelled else 1
+        self._halves = 2 if pipeline.guidance.needs_unlabelled else 1
         self.student = Student(mask, coefficients, self._halves * self._images)
-        evaluate = _evaluate_again_when_needed if sampling.recompute else evaluate_guided
-        given = (sampling.model, sampling.solver, full.noise, full.labels, sampling.guidance)
+        evaluate = _evaluate_again_when_needed if recompute else evaluate_guided
+        given = (pipeline.model, pipeline.solver, full.noise, full.labels, pipeline.guidance)
         samples = list(trajectory(*given, self.student, evaluate))
         residuals = [mine - theirs for mine, theirs in zip(samples, full.samples, strict=True)]
         squares = torch.stack([residual.square().flatten(1).mean(1) for residual in residuals])

@@ -9,13 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from l2c_ray.caching.executor import ScheduleExecutor
+from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.config.learn import LearnConfig
 from l2c_ray.errors import ConfigError
 from l2c_ray.learning.budget_router import BudgetRouter, table_of
 from l2c_ray.learning.costs import costs_by
 from l2c_ray.learning.course import Found, Phase, make_course
 from l2c_ray.learning.learner import Learner, Lesson
-from l2c_ray.learning.rollout import FullRun, Rollout, Sampling, require_steady_units, run_in_full
+from l2c_ray.learning.rollout import FullRun, Rollout, require_steady_units, run_in_full
 from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.sampling.loop import sample_images
 from l2c_ray.sampling.solver import Solver
@@ -42,7 +43,8 @@ class TrajectoryLearner(Learner):
     of the Gauss-Newton matrix's diagonal). The gradient alone would call every computed unit worthless: where nothing
     is wrong yet, nothing improves by computing.
 
-    It does so in the phases of a course, each of which tightens to a share of its own.
+    It does so in the phases of a course, each of which tightens to a share of its own and then fits the coefficients
+    of its mask together.
     """
 
     router: BudgetRouter
@@ -63,7 +65,7 @@ class TrajectoryLearner(Learner):
         require_steady_units(model, solver)
         self._found = [Found(self.router.mask.clone(), self.router.coefficients.clone(), 1.0, 0.0)]
         """The full run, then where each phase ended."""
-        self._sampling = Sampling(model, solver, config.sampler.guidance, config.training.recompute)
+        self._pipeline = Pipeline(model, solver, config.sampler.guidance)
         self._full_runs: dict[int, FullRun] = {}
 
     def tables(self) -> list[Table]:
@@ -84,7 +86,8 @@ class TrajectoryLearner(Learner):
         self._found = list(map(Found, masks, coefficients, *tensors[_TOLD].T.tolist()))
 
     def _study(self) -> Lesson:
-        rollout = Rollout(self._sampling, self._full_run(), self.router.mask, self.router.coefficients)
+        choices, recompute = (self.router.mask, self.router.coefficients), self._config.training.recompute
+        rollout = Rollout(self._pipeline, self._full_run(), *choices, recompute=recompute)
         parts = self._what_to_refit(rollout) if self._settled else self._what_to_choose(rollout)
         return Lesson(rollout.error, rollout.loss, parts)
 
@@ -130,7 +133,7 @@ class TrajectoryLearner(Learner):
     def _settled(self) -> bool:
         """Whether the mask stays and its coefficients are fitted."""
         target = self._course.next(self._found).target
-        return self._done_of_phase(self.iteration) > _SETTLED and self.router.share <= target
+        return self._done_of_phase(self.iteration) > _SETTLED and self.router.share <= target + _ROUNDING
 
     def _ends_round(self) -> bool:
         before, after = (
@@ -176,7 +179,7 @@ class TrajectoryLearner(Learner):
         batch = self._config.training.batch_size
         labels = torch.randint(self._model.num_classes, (batch,), generator=generator)
         noise = torch.randn((batch, *self._model.image_shape), generator=generator)
-        return run_in_full(self._sampling, noise.to(self._device), labels.to(self._device))
+        return run_in_full(self._pipeline, noise.to(self._device), labels.to(self._device))
 
     def _direction(self, number: int) -> torch.Generator:
         return self._generator(f"direction {number}", self.iteration, self._rank)
@@ -188,7 +191,7 @@ class TrajectoryLearner(Learner):
         for number in range(-(-self._config.training.noises // self._config.training.batch_size)):
             full = self._run_in_full("unseen noise", number, 0)
             executor = ScheduleExecutor(table)
-            guidance = self._sampling.guidance
+            guidance = self._pipeline.guidance
             images = sample_images(self._model, self._solver, full.noise, full.labels, guidance, executor)
             errors.append(F.mse_loss(images, full.samples[-1]).item())
         return statistics.fmean(errors)

@@ -26,8 +26,8 @@ class PublishedLoop:
         self.router = Router(solver.steps, len(model.units), solver.cache_steps(shifted=True), 2.0)
         self._optimizer = torch.optim.Adam(self.router.parameters(), lr=rate)
 
-    def step(self, images: Tensor, labels: Tensor) -> float:
-        """One iteration on a batch of data [batch, *image_shape]; its error."""
+    def step(self, images: Tensor, labels: Tensor) -> None:
+        """One iteration on a batch of data [batch, *image_shape]."""
         pairs = self.router.cache_steps
         step = pairs[int(torch.randint(len(pairs), (1,), generator=self._generator))]
         sample = self._solver.add_noise(images, torch.randn(images.shape, generator=self._generator), step - 1)
@@ -42,7 +42,6 @@ class PublishedLoop:
         self._model.zero_grad()
         (error + self._weight * scores.sum()).backward()
         self._optimizer.step()
-        return error.item()
 
     def _time(self, step: int, labels: Tensor) -> Tensor:
         return torch.full((len(labels),), self._solver.timesteps[step])

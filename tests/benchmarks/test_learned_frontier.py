@@ -9,7 +9,7 @@ coefficients, which leaves a floor of about 1e-5; many swaps an iteration, which
 their error, so that one outlier decides; worths that reckon with the refit of all coefficients (a Schur complement of
 the Gauss-Newton matrix), which its noise spoils (7e-4 for 5e-5); the full Gauss-Newton step in every iteration. What
 did: tightening slowly and budget by budget; images that count by c / (e + c); fitting all coefficients of a settled
-mask at once (4.6e-5 to 1.9e-5). A second difference in the forecast took another sixth off and is not in.
+mask at once (4.6e-5 to 2.4e-5 on one mask). A second difference in the forecast took another sixth off and is not in.
 """
 
 import json

@@ -8,6 +8,7 @@ import time
 
 import pytest
 from real_cluster import REPOSITORY, Cluster
+from torch import Tensor
 
 from l2c_ray.config.learn import LearnConfig
 from l2c_ray.data import digits
@@ -56,9 +57,14 @@ def bytes_shared(config: str) -> int:
     model = zoo.load(settings.model.name)
     solver = make_solver(settings.sampler.name, settings.sampler.steps, model)
     learner = make_learner(settings, model, solver, digits.load())
-    sizes = [0]
+    sizes: list[int] = []
+
+    def note(shared: Tensor) -> Tensor:
+        sizes.append(shared.nbytes)
+        return shared
+
     while not learner.done:
-        learner.step(lambda shared: sizes.append(shared.nbytes) or shared)
+        learner.step(note)
     return max(sizes)
 
 
