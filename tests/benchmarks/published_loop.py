@@ -1,7 +1,8 @@
-"""The paper's training loop as its authors published it: weights not frozen, everything in the graph, a pair a time.
+"""The paper's training loop as its authors published it: weights not frozen, teacher in the graph, a pair a time.
 
-Only the router's logits are in the optimizer, but the gradient of every weight is computed too, and the evaluation
-that fills the cache and the teacher's are in the graph (https://github.com/horseee/learning-to-cache).
+Only the router's logits are in the optimizer, but the gradient of every weight is computed too, also by way of the
+teacher. The evaluation that fills the cache is outside the graph. As `DiT/train_router.py` and `router_training_losses`
+of https://github.com/horseee/learning-to-cache have it, less dropped labels and logits clamped to [-5, 5].
 """
 
 import torch
@@ -30,10 +31,11 @@ class PublishedLoop:
         """One iteration on a batch of data [batch, *image_shape]."""
         pairs = self.router.cache_steps
         step = pairs[int(torch.randint(len(pairs), (1,), generator=self._generator))]
-        sample = self._solver.add_noise(images, torch.randn(images.shape, generator=self._generator), step - 1)
         cache: dict[int, Tensor] = {}
-        output = self._model(sample, self._time(step - 1, labels), labels, record(cache))
-        sample = self._solver.begin()(step - 1, sample, output)
+        with torch.no_grad():
+            sample = self._solver.add_noise(images, torch.randn(images.shape, generator=self._generator), step - 1)
+            output = self._model(sample, self._time(step - 1, labels), labels, record(cache))
+            sample = self._solver.begin()(step - 1, sample, output)
         teacher = self._model(sample, self._time(step, labels), labels, compute_all)
         scores = self.router.scores(step)
         student = self._model(sample, self._time(step, labels), labels, interpolate(scores, cache))
