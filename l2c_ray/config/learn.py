@@ -66,6 +66,8 @@ class RouterSection(Section):
     """Mean squared error to the full run's images that the cheapest schedule may have, which is to be found."""
     profile: ProfileFile | None = None
     """What `l2c profile` wrote: then compute is counted as time."""
+    forecast: bool = True
+    """Not with lambda: whether a reused unit is forecast from its last two values, or keeps the last one."""
     theta: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], *_OneOrMore] = (0.5,)
     """Thresholds of the paper's router: a schedule each, that computes where the score is above it."""
     initial_logit: Annotated[float, Field(ge=-100, le=100)] = 2.0
@@ -123,8 +125,11 @@ class TrainingSection(Section):
     """Images per worker and iteration."""
     noises: Annotated[int, Field(ge=1)] = 256
     """With a budget: images per worker after which the same noise comes again. Their full runs are made once."""
-    recompute: bool = False
-    """Not with lambda: keep the graph of one evaluation at a time, and make it again for every pass back."""
+    images_at_once: Annotated[int, Field(ge=1)] | None = None
+    """Not with lambda: of a batch, for a model too large for all; each evaluation's graph is made anew for every pass
+    back then, so that one is kept at a time."""
+    along_the_way: Annotated[float, Field(ge=0)] = 0.2
+    """Not with lambda: weight of the error after every step beside that of the final images."""
     learning_rate: Annotated[float, Field(gt=0)] = 0.05
     checkpoint_every: Annotated[int, Field(ge=1)] = 100
     """Iterations between two checkpoints."""

@@ -162,6 +162,8 @@ def _objective(config: LearnConfig) -> dict[str, str | int | float | bool]:
             "objective": "trajectory",
             "limits": ", ".join(map(str, router.budgets or [router.max_error])),
             "cost": counted,
+            "forecast": router.forecast,
+            "along_the_way": config.training.along_the_way,
             "noises": config.training.noises,
         }
     return {

@@ -39,8 +39,14 @@ class BudgetRouter(nn.Module):
     _costs: Tensor
     """[steps - 1, units]: share of the full run's cost."""
 
-    def __init__(self, steps: int, costs: UnitCosts) -> None:
+    def __init__(self, steps: int, costs: UnitCosts, *, forecast: bool = True) -> None:
+        """Computes everything.
+
+        Args:
+            forecast: whether coefficients may be other than 0.
+        """
         super().__init__()
+        self._forecast = forecast
         shape = (steps - 1, len(costs.units))
         full = steps * (costs.shared + sum(costs.units))
         self.least_share = (steps * costs.shared + sum(costs.units)) / full
@@ -68,6 +74,8 @@ class BudgetRouter(nn.Module):
         """
         for sums, news in ((self._worths, worths), (self._changes, changes), (self._slopes, slopes)):
             sums.mul_(_MEMORY).add_(news)
+        if not self._forecast:
+            return
         fits = self._changes / self._slopes.clamp_min(torch.finfo(self._slopes.dtype).tiny)
         fits = fits.clamp(-_STEEPEST_FIT, _STEEPEST_FIT)
         self.coefficients.copy_(torch.where(self.mask, fits, self.coefficients))
@@ -84,6 +92,8 @@ class BudgetRouter(nn.Module):
             curvature: half of its second derivative, of that shape and at least 0.
             rate: the part, in (0, 1].
         """
+        if not self._forecast:
+            return
         for sums, news in ((self._gradients, gradient), (self._curvatures, curvature)):
             sums.mul_(_MEMORY).add_(news)
             sums.mul_(~self.mask)
@@ -139,10 +149,12 @@ def table_of(mask: Tensor, coefficients: Tensor) -> Table:
         for unit in range(units):
             reused = not compute[step + 1][unit]
             values[unit] += not reused
-            # There is no difference before two values.
-            row.append((coefficients[step, unit].item(),) if reused and values[unit] > 1 else ())
+            coefficient = coefficients[step, unit].item()
+            # There is no difference before two values, and none is looked for where the coefficient is 0.
+            row.append((coefficient,) if reused and values[unit] > 1 and coefficient else ())
         forecast.append(row)
-    return Table.of(tuple(map(tuple, compute)), range(1, steps + 1), tuple(map(tuple, forecast)))
+    forecasts = tuple(map(tuple, forecast)) if any(map(any, forecast)) else None
+    return Table.of(tuple(map(tuple, compute)), range(1, steps + 1), forecasts)
 
 
 class _Choice:

@@ -1,6 +1,6 @@
-"""One batch's trajectory under a router, and what it tells about every choice in it."""
+"""A trajectory under a router, and what it tells about every choice in it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -15,9 +15,6 @@ from l2c_ray.sampling.loop import evaluate_guided, full_run, trajectory
 from l2c_ray.sampling.solver import Solver
 from l2c_ray.schedule import Guidance
 
-_ALONG_THE_WAY = 0.2
-"""Weight of the errors on the way beside that of the end."""
-
 
 @dataclass(frozen=True)
 class FullRun:
@@ -28,6 +25,10 @@ class FullRun:
     labels: Tensor
     samples: list[Tensor]
     """After every step."""
+
+    def part(self, images: slice) -> "FullRun":
+        """That of some of its images."""
+        return FullRun(self.noise[images], self.labels[images], [sample[images] for sample in self.samples])
 
 
 @torch.no_grad()
@@ -61,12 +62,14 @@ def require_steady_units(model: CacheableTransformer, solver: Solver) -> None:
         model(sample, torch.full((1,), timestep, device=weights.device), label, branch)
 
 
-class Rollout:
-    """A trajectory under a mask and coefficients from the noise of a full run, with the drift that they cause.
+def squared_errors(samples: Iterable[Tensor], full: FullRun) -> Tensor:
+    """Mean squared error of each image after each step, [steps, images]."""
+    pairs = zip(samples, full.samples, strict=True)
+    return torch.stack([(mine - theirs).square().flatten(1).mean(1) for mine, theirs in pairs])
 
-    An image that is far off would decide alone over all choices, and few such images carry half of the mean error. So
-    each image counts by c / (e + c), with its own error e and the batch's geometric mean c.
-    """
+
+class Rollout:
+    """A trajectory under a mask and coefficients from the noise of a full run, with the drift that they cause."""
 
     def __init__(
         self, pipeline: Pipeline, full: FullRun, mask: Tensor, coefficients: Tensor, *, recompute: bool = False
@@ -83,28 +86,21 @@ class Rollout:
         evaluate = _evaluate_again_when_needed if recompute else evaluate_guided
         given = (pipeline.model, pipeline.solver, full.noise, full.labels, pipeline.guidance)
         samples = list(trajectory(*given, self.student, evaluate))
-        residuals = [mine - theirs for mine, theirs in zip(samples, full.samples, strict=True)]
-        squares = torch.stack([residual.square().flatten(1).mean(1) for residual in residuals])
+        self.squares = squared_errors(samples, full)
+        """[steps, images], as that function has it; differentiable."""
         self._end = samples[-1]
-        self.error = squares[-1].detach().mean()
-        """Mean squared error at the end, a scalar."""
-        self._weights = _weights(squares[-1].detach())
-        errors = (squares * self._weights).mean(1)
-        self._end_error = errors[-1]
-        self.loss = _log(errors[-1]) + _ALONG_THE_WAY * _log(errors.mean())
-        """So its gradient is as strong where the error is small already."""
 
-    def slopes(self) -> tuple[Tensor, Tensor]:
-        """The gradient of the error by the gates and by the coefficients, each [steps - 1, units].
+    def slopes(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradient of the squares' weighted sum by the gates and by the coefficients, each [steps - 1, units].
 
-        The error is that at the end with a part of that along the way, as the loss has them.
+        Args:
+            weights: [steps, images].
         """
-        gates, coefficients = self._gradients(self.loss)
-        return self._end_error.detach() * gates, self._end_error.detach() * coefficients
+        return self._gradients((self.squares * weights).sum())
 
-    def slope_of_the_end(self) -> Tensor:
-        """The gradient of the error at the end alone by the coefficients, [steps - 1, units]."""
-        return self._gradients(self._end_error)[1]
+    def slope_of_the_end(self, weights: Tensor) -> Tensor:
+        """The gradient by the coefficients, [steps - 1, units], of the weighted sum [images] at the end alone."""
+        return self._gradients((self.squares[-1] * weights).sum())[1]
 
     def _gradients(self, error: Tensor) -> tuple[Tensor, Tensor]:
         choices = [self.student.gates, self.student.coefficients]
@@ -112,21 +108,18 @@ class Rollout:
         gates, coefficients = torch.autograd.grad(error, choices, retain_graph=True, materialize_grads=True)
         return gates.sum(-1), coefficients.sum(-1)
 
-    def effects(self, generator: torch.Generator, *, last: bool) -> tuple[Tensor, Tensor]:
-        """What the gates and the coefficients do to the end in a random direction, each [steps - 1, units, images].
+    def effects(self, direction: Tensor, *, last: bool) -> tuple[Tensor, Tensor]:
+        """What the gates and the coefficients do to the end in a direction, each [steps - 1, units, images].
 
-        The mean over directions of their products is the Gauss-Newton matrix of the error at the end, halved
-        (Hutchinson's estimate).
+        The mean of their products over directions, each the root of an image's weight times standard normal noise, is
+        the Gauss-Newton matrix of the weighted sum of squares at the end, halved (Hutchinson's estimate).
 
         Args:
+            direction: [images, *image_shape].
             last: whether the graph may go.
         """
-        direction = torch.randn(self._end.shape, generator=generator).to(self._end.device)
-        scale = (self._weights / self._end.numel()).sqrt().view(-1, 1, 1, 1)
         choices = [self.student.gates, self.student.coefficients]
-        gradients = torch.autograd.grad(
-            self._end, choices, direction * scale, retain_graph=not last, materialize_grads=True
-        )
+        gradients = torch.autograd.grad(self._end, choices, direction, retain_graph=not last, materialize_grads=True)
         gates, coefficients = (each.unflatten(-1, (self._halves, self._images)).sum(-2) for each in gradients)
         return gates, coefficients
 
@@ -138,12 +131,3 @@ def _evaluate_again_when_needed(
     given = (model, sample, timestep, labels, guidance, branch)
     output: Tensor = checkpoint(evaluate_guided, *given, use_reentrant=False, preserve_rng_state=False)
     return output
-
-
-def _weights(errors: Tensor) -> Tensor:
-    typical = _log(errors).mean().exp()
-    return typical / (errors + typical)
-
-
-def _log(error: Tensor) -> Tensor:
-    return torch.log(error + torch.finfo(error.dtype).tiny)

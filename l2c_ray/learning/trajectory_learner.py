@@ -12,11 +12,12 @@ from l2c_ray.caching.executor import ScheduleExecutor
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.config.learn import LearnConfig
 from l2c_ray.errors import ConfigError
+from l2c_ray.learning.batch import Batch
 from l2c_ray.learning.budget_router import BudgetRouter, table_of
 from l2c_ray.learning.costs import costs_by
 from l2c_ray.learning.course import Found, Phase, make_course
 from l2c_ray.learning.learner import Learner, Lesson
-from l2c_ray.learning.rollout import FullRun, Rollout, require_steady_units, run_in_full
+from l2c_ray.learning.rollout import FullRun, require_steady_units, run_in_full
 from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.sampling.loop import sample_images
 from l2c_ray.sampling.solver import Solver
@@ -36,7 +37,7 @@ _MASKS, _COEFFICIENTS, _TOLD = "found.masks", "found.coefficients", "found.share
 class TrajectoryLearner(Learner):
     """Runs the sampler from noise, guidance included, with the student's own drift, and compares it with the full run.
 
-    The loss is the logarithm of the error at the end, and a fifth of that of the mean error along the way: so the
+    The loss is the logarithm of the error at the end, and a part of that of the mean error along the way: so the
     gradient is as strong where the error is small already. Forecast coefficients descend it. What to compute follows
     from what each unit is worth: the change of the final error if the unit's choice were the other one, by its
     gradient and, for the curvature, by what the change does to a random direction at the end (Hutchinson's estimate
@@ -57,7 +58,8 @@ class TrajectoryLearner(Learner):
                 profile is of another model, or the model's units change their shape between steps.
         """
         super().__init__(config, model, solver, rank)
-        self.router = BudgetRouter(solver.steps, costs_by(config.router.profile, model)).to(self._device)
+        costs, forecast = costs_by(config.router.profile, model), config.router.forecast
+        self.router = BudgetRouter(solver.steps, costs, forecast=forecast).to(self._device)
         self._course = make_course(config.router, self.router.least_share)
         if config.training.iterations < self._course.phases:
             problem = f"are {config.training.iterations}, too few for {self._course.phases} phases"
@@ -86,28 +88,30 @@ class TrajectoryLearner(Learner):
         self._found = list(map(Found, masks, coefficients, *tensors[_TOLD].T.tolist()))
 
     def _study(self) -> Lesson:
-        choices, recompute = (self.router.mask, self.router.coefficients), self._config.training.recompute
-        rollout = Rollout(self._pipeline, self._full_run(), *choices, recompute=recompute)
-        parts = self._what_to_refit(rollout) if self._settled else self._what_to_choose(rollout)
-        return Lesson(rollout.error, rollout.loss, parts)
+        training = self._config.training
+        batch = Batch(
+            self._pipeline,
+            self._full_run(),
+            self.router.mask,
+            self.router.coefficients,
+            along_the_way=training.along_the_way,
+            images_at_once=training.images_at_once,
+        )
+        parts = self._what_to_refit(batch) if self._settled else self._what_to_choose(batch)
+        return Lesson(batch.weighing.error, batch.weighing.loss, parts)
 
-    def _what_to_choose(self, rollout: Rollout) -> list[Tensor]:
+    def _what_to_choose(self, batch: Batch) -> list[Tensor]:
         """What every choice is worth, and where its coefficient leads, each [steps - 1, units]."""
-        slope, gradient = rollout.slopes()
-        effects, of_coefficients = rollout.effects(self._direction(0), last=True)
-        bend, curvature = (each.square().sum(-1) for each in (effects, of_coefficients))
-        worths = torch.where(self.router.mask, bend - slope, -bend - slope)
+        told = batch.choices(self._direction(0))
+        worths = torch.where(self.router.mask, told.bends_by_gates, -told.bends_by_gates) - told.slopes_by_gates
         # Every batch counts alike, also one that is far off.
         size = worths.abs().sum() + torch.finfo(worths.dtype).tiny
-        student = rollout.student
-        return [worths / size, gradient / size, curvature / size, student.changes, student.slopes]
+        descent = [told.slopes_by_coefficients / size, told.bends_by_coefficients / size]
+        return [worths / size, *descent, told.changes, told.slopes]
 
-    def _what_to_refit(self, rollout: Rollout) -> list[Tensor]:
+    def _what_to_refit(self, batch: Batch) -> list[Tensor]:
         """The gradient [steps - 1, units], and the effects [workers, directions, images, steps - 1, units]."""
-        gradient = rollout.slope_of_the_end()
-        directions = range(1, _DIRECTIONS + 1)
-        effects = [rollout.effects(self._direction(each), last=each == _DIRECTIONS)[1] for each in directions]
-        mine = torch.stack(effects).movedim(-1, 1)
+        gradient, mine = batch.coefficients_effects([self._direction(each) for each in range(1, _DIRECTIONS + 1)])
         # The mean over the workers leaves each its own place.
         workers = self._config.cluster.workers
         of_all = mine.new_zeros(workers, *mine.shape)
@@ -132,6 +136,8 @@ class TrajectoryLearner(Learner):
     @property
     def _settled(self) -> bool:
         """Whether the mask stays and its coefficients are fitted."""
+        if not self._config.router.forecast:
+            return False
         target = self._course.next(self._found).target
         return self._done_of_phase(self.iteration) > _SETTLED and self.router.share <= target + _ROUNDING
 
@@ -181,8 +187,10 @@ class TrajectoryLearner(Learner):
         noise = torch.randn((batch, *self._model.image_shape), generator=generator)
         return run_in_full(self._pipeline, noise.to(self._device), labels.to(self._device))
 
-    def _direction(self, number: int) -> torch.Generator:
-        return self._generator(f"direction {number}", self.iteration, self._rank)
+    def _direction(self, number: int) -> Tensor:
+        generator = self._generator(f"direction {number}", self.iteration, self._rank)
+        shape = (self._config.training.batch_size, *self._model.image_shape)
+        return torch.randn(shape, generator=generator).to(self._device)
 
     def _unseen_error(self) -> float:
         """Of what the router has learned, on noise that nothing is learned from: the same on every worker."""

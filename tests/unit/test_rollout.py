@@ -1,4 +1,4 @@
-"""What a trajectory tells about its choices: the same with and without its graph, and true by finite differences."""
+"""What trajectories tell about their choices: the same however many run at a time, and true by finite differences."""
 
 import pytest
 import torch
@@ -6,7 +6,9 @@ from torch import Tensor
 from unit_factories import tiny_dit
 
 from l2c_ray.caching.pipeline import Pipeline
+from l2c_ray.learning.batch import Batch
 from l2c_ray.learning.rollout import Rollout, run_in_full
+from l2c_ray.learning.weighing import Weighing
 from l2c_ray.sampling.loop import noise_from_seeds
 from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Guidance
@@ -23,19 +25,22 @@ def pipeline(sampler: str, scale: float = 1.5) -> Pipeline:
     return Pipeline(MODEL, make_solver(sampler, STEPS, MODEL), Guidance(scale=scale))
 
 
-def told(by: Pipeline, *, recompute: bool) -> list[Tensor]:
-    rollout = Rollout(by, run_in_full(by, NOISE, LABELS), MASK, COEFFICIENTS, recompute=recompute)
-    generator = torch.Generator().manual_seed(5)
-    found = [rollout.error, rollout.loss.detach(), *rollout.slopes(), rollout.slope_of_the_end()]
-    return [*found, *rollout.effects(generator, last=False), *rollout.effects(generator, last=True)]
+def told(by: Pipeline, images_at_once: int | None) -> list[Tensor]:
+    full = run_in_full(by, NOISE, LABELS)
+    batch = Batch(by, full, MASK, COEFFICIENTS, along_the_way=0.2, images_at_once=images_at_once)
+    directions = list(torch.randn(2, *NOISE.shape, generator=torch.Generator().manual_seed(5)))
+    choices = vars(batch.choices(directions[0])).values()
+    again = Batch(by, full, MASK, COEFFICIENTS, along_the_way=0.2, images_at_once=images_at_once)
+    return [batch.weighing.error, batch.weighing.loss, *choices, *again.coefficients_effects(directions)]
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpm-solver-2", "dpm-solver-pp-2m"])
 @pytest.mark.parametrize("scale", [1.0, 1.5])
-def test_evaluations_made_again_tell_the_same(sampler: str, scale: float) -> None:
-    kept, made_again = (told(pipeline(sampler, scale), recompute=recompute) for recompute in (False, True))
-    for mine, other in zip(made_again, kept, strict=True):
-        torch.testing.assert_close(mine, other)
+@pytest.mark.parametrize("images_at_once", [1, 2, 3])
+def test_images_run_a_few_at_a_time_tell_the_same(sampler: str, scale: float, images_at_once: int) -> None:
+    at_once, few = (told(pipeline(sampler, scale), number) for number in (None, images_at_once))
+    for mine, other in zip(few, at_once, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-4 * other.abs().max().item())
 
 
 def test_graph_of_but_one_evaluation_is_kept_where_they_are_made_again() -> None:
@@ -60,15 +65,37 @@ def test_graph_of_but_one_evaluation_is_kept_where_they_are_made_again() -> None
 def test_slope_is_the_change_of_the_error() -> None:
     by = pipeline("ddim")
     full = run_in_full(by, NOISE, LABELS)
+    weights = torch.tensor([0.5, 0.2, 0.3])
 
     def end(coefficients: Tensor) -> Tensor:
-        return Rollout(by, full, MASK, coefficients)._end
+        return (Rollout(by, full, MASK, coefficients).squares[-1] * weights).sum()
 
-    base = Rollout(by, full, MASK, COEFFICIENTS)
-    slope = base.slope_of_the_end()
+    slope = Rollout(by, full, MASK, COEFFICIENTS).slope_of_the_end(weights)
     place = slope.abs().argmax()
     step = torch.zeros(SHAPE)
     step.view(-1)[place] = 1e-2
-    weights = base._weights.view(-1, 1, 1, 1)
-    up, down = ((end(COEFFICIENTS + sign * step) - full.samples[-1]).square() * weights for sign in (1, -1))
-    assert ((up.mean() - down.mean()) / 2e-2).item() == pytest.approx(slope.view(-1)[place].item(), rel=0.05)
+    up, down = (end(COEFFICIENTS + sign * step) for sign in (1, -1))
+    assert ((up - down) / 2e-2).item() == pytest.approx(slope.view(-1)[place].item(), rel=0.05)
+
+
+def test_weights_are_those_of_the_loss() -> None:
+    """Its gradient by the squares, times the weighted error at the end where each image's weight stays."""
+    squares = torch.tensor([[4.0, 1.0], [2.0, 8.0]], dtype=torch.float64)
+    weighing = Weighing.of(squares, along_the_way=0.5)
+    # The geometric mean at the end is 4.
+    weights = torch.tensor([4 / 6, 4 / 12], dtype=torch.float64) / 2
+    torch.testing.assert_close(weighing.at_the_end, weights)
+    given = squares.clone().requires_grad_()
+    errors = given @ weights
+    loss = errors[-1].log() + 0.5 * errors.mean().log()
+    (gradient,) = torch.autograd.grad(loss, given)
+    torch.testing.assert_close(weighing.loss, loss.detach())
+    torch.testing.assert_close(weighing.everywhere, gradient * errors[-1].detach())
+    assert weighing.error == 5.0
+
+
+def test_batch_without_error_weighs_nothing_but_the_end() -> None:
+    weighing = Weighing.of(torch.zeros(3, 2), along_the_way=0.5)
+    assert weighing.loss.isfinite()
+    assert weighing.everywhere.isfinite().all()
+    assert not weighing.everywhere[:-1].any()

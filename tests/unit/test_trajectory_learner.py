@@ -84,6 +84,16 @@ def test_what_was_learned_runs_as_it_was_learned() -> None:
     assert error == pytest.approx((made - full.samples[-1]).square().mean().item(), rel=1e-3)
 
 
+def test_without_forecast_values_are_reused_as_they_are() -> None:
+    model = tiny_dit()
+    plain = config({"budget": 0.7, "forecast": False}, iterations=10)
+    learned = TrajectoryLearner(plain, model, make_solver("ddim", STEPS, model))
+    run(learned, 10)
+    (table,) = learned.tables()
+    assert table.forecast is None
+    assert share_of(table, model) <= 0.7
+
+
 def test_it_leaves_the_fixed_interval_far_behind(digits_model: CacheableTransformer) -> None:
     solver = make_solver("ddim", STEPS, digits_model)
     rival = fixed_interval.make(Pipeline(digits_model, solver, GUIDANCE), FixedInterval(interval=2))
