@@ -60,11 +60,12 @@ class Batch:
         """
         self._pipeline = pipeline
         self._full = full
-        self._choice = mask, coefficients
+        self._mask = mask
+        self._coefficients = coefficients
         self._images_at_once = images_at_once
         self._whole = None if images_at_once else Rollout(pipeline, full, mask, coefficients)
-        squares = self._whole.squares.detach() if self._whole else self._squares_without_a_graph()
-        self.weighing = Weighing.of(squares, along_the_way)
+        self._squares = self._whole.squares.detach() if self._whole else self._squares_of(mask)
+        self.weighing = Weighing.of(self._squares, along_the_way)
 
     def choices(self, direction: Tensor) -> Choices:
         """What every choice does to the error.
@@ -87,6 +88,11 @@ class Batch:
         told = [self._coefficients_effects_of(images, directions) for images in self._parts()]
         gradients, effects = zip(*told, strict=True)
         return torch.stack(gradients).sum(0), torch.cat(effects, dim=1)
+
+    def gains(self, mask: Tensor) -> Tensor:
+        """What each image [images] would gain by another mask under the same coefficients, by the mean score now."""
+        now, then = (self.weighing.scores(squares[-1]) for squares in (self._squares, self._squares_of(mask)))
+        return (now - then) / (now.mean() + torch.finfo(now.dtype).tiny)
 
     def _choices_of(self, images: slice, direction: Tensor) -> Choices:
         rollout = self._roll_out(images)
@@ -111,7 +117,9 @@ class Batch:
         return (slice(first, first + at_once) for first in range(0, images, at_once))
 
     def _roll_out(self, images: slice) -> Rollout:
-        return self._whole or Rollout(self._pipeline, self._full.part(images), *self._choice, recompute=True)
+        if self._whole:
+            return self._whole
+        return Rollout(self._pipeline, self._full.part(images), self._mask, self._coefficients, recompute=True)
 
     def _weighed(self, direction: Tensor) -> Tensor:
         """So that squares of effects add up to the Gauss-Newton matrix of the weighted error."""
@@ -119,7 +127,8 @@ class Batch:
         return direction * (self.weighing.at_the_end / pixels).sqrt().view(-1, 1, 1, 1)
 
     @torch.no_grad()
-    def _squares_without_a_graph(self) -> Tensor:
-        executor = ScheduleExecutor(table_of(*self._choice))
+    def _squares_of(self, mask: Tensor) -> Tensor:
+        """By the schedule itself, without a graph."""
+        executor = ScheduleExecutor(table_of(mask, self._coefficients))
         given = (self._pipeline.model, self._pipeline.solver, self._full.noise, self._full.labels)
         return squared_errors(trajectory(*given, self._pipeline.guidance, executor), self._full)

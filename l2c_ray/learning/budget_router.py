@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from l2c_ray.learning.costs import UnitCosts
 from l2c_ray.learning.refit import Refit
+from l2c_ray.learning.swaps import Swaps
 from l2c_ray.schedule import Table
 
 _MEMORY = 0.9
@@ -55,6 +56,7 @@ class BudgetRouter(nn.Module):
         for name in ("coefficients", "_worths", "_changes", "_slopes", "_gradients", "_curvatures"):
             self.register_buffer(name, torch.zeros(shape))
         self._refit = Refit(self.mask.numel())
+        self.swaps = Swaps()
         shares = torch.tensor(costs.units, dtype=torch.float64).expand(shape) / full
         self.register_buffer("_costs", shares.clone(), persistent=False)
 
@@ -117,11 +119,17 @@ class BudgetRouter(nn.Module):
         self.coefficients.copy_(fitted.view_as(self.mask))
 
     @torch.no_grad()
+    def propose_swaps(self) -> None:
+        """Asks what the error would be if some units at the limit traded places."""
+        self.swaps.propose(self.mask, self._worths, self._costs)
+
+    @torch.no_grad()
     def start_from(self, mask: Tensor, coefficients: Tensor) -> None:
-        """Takes these, and forgets what was noted for a refit."""
+        """Takes these, and forgets what was noted about a mask that stays."""
         self.mask.copy_(mask)
         self.coefficients.copy_(coefficients)
         self._refit.forget()
+        self.swaps.forget()
 
     @torch.no_grad()
     def choose(self, share: float) -> None:

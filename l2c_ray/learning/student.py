@@ -48,8 +48,9 @@ class Student:
         return lambda unit, compute: self._choose(step - 1, unit, compute, last[unit], before.get(unit))
 
     def _keep(self, unit: int, compute: Callable[[], Tensor]) -> Tensor:
-        self._last[unit] = compute()
-        return self._last[unit]
+        fresh = compute()
+        self._last.setdefault(unit, fresh)
+        return fresh
 
     def _choose(
         self, row: int, unit: int, compute: Callable[[], Tensor], last: Tensor, before: Tensor | None
@@ -59,17 +60,21 @@ class Student:
             fresh = compute()
         # There is no difference before two values.
         earlier = last if before is None else before
-        change, slope = (fresh - last).detach(), (last - earlier).detach()
-        self.changes[row, unit] = torch.sum(change * slope)
-        self.slopes[row, unit] = torch.sum(slope * slope)
         gate, coefficient = self._gates[row][unit], self._by_image[row][unit]
         # Torch gives `apply` no types.
         chosen: tuple[Tensor, Tensor, Tensor] = _Choice.apply(  # type: ignore[no-untyped-call]
-            fresh, last, earlier, gate, coefficient, change, slope, computed, self._coefficients[row][unit]
+            fresh, last, earlier, gate, coefficient, computed, self._coefficients[row][unit]
         )
-        output, self._last[unit], new_before = chosen
-        if computed or before is not None:
-            self._before[unit] = new_before
+        output, new_last, new_before = chosen
+        # A step that is run once more has been noted, and would leave its graph behind.
+        if self._last[unit] is last:
+            with torch.no_grad():
+                change, slope = fresh - last, last - earlier
+                self.changes[row, unit] = torch.sum(change * slope)
+                self.slopes[row, unit] = torch.sum(slope * slope)
+            self._last[unit] = new_last
+            if computed or before is not None:
+                self._before[unit] = new_before
         return output
 
 
@@ -88,26 +93,25 @@ class _Choice(torch.autograd.Function):
         before: Tensor,
         gate: Tensor,
         coefficient: Tensor,
-        change: Tensor,
-        slope: Tensor,
         computed: bool,
         value: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.computed, ctx.coefficient = computed, value
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(change, slope)
+        ctx.save_for_backward(fresh, last, before)
         if computed:
             return fresh.view_as(fresh), fresh.view_as(fresh), last.view_as(last)
-        return torch.add(last, slope, alpha=ctx.coefficient), last.view_as(last), before.view_as(before)
+        return torch.add(last, last - before, alpha=ctx.coefficient), last.view_as(last), before.view_as(before)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         of_output, of_last, of_before = gradients
-        change, slope = ctx.saved_tensors
+        fresh, last, before = ctx.saved_tensors
+        change, slope = fresh - last, last - before
         by_slope = _dot_each(of_output, slope)
         of_gate = _dot_each(of_output, change) - ctx.coefficient * by_slope
         of_gate = of_gate + _dot_each(of_last, change) + _dot_each(of_before, slope)
-        constants = (None, None, None, None)
+        constants = (None, None)
         if ctx.computed:
             return _sum(of_output, of_last), of_before, None, of_gate, None, *constants
         forecast = None if of_output is None else ctx.coefficient * of_output

@@ -110,21 +110,31 @@ class TrajectoryLearner(Learner):
         return [worths / size, *descent, told.changes, told.slopes]
 
     def _what_to_refit(self, batch: Batch) -> list[Tensor]:
-        """The gradient [steps - 1, units], and the effects [workers, directions, images, steps - 1, units]."""
+        """The gradient [steps - 1, units], the effects [workers, directions, images, steps - 1, units], and the swaps'
+        tallies.
+        """
         gradient, mine = batch.coefficients_effects([self._direction(each) for each in range(1, _DIRECTIONS + 1)])
         # The mean over the workers leaves each its own place.
         workers = self._config.cluster.workers
         of_all = mine.new_zeros(workers, *mine.shape)
         of_all[self._rank] = mine * (workers / _DIRECTIONS) ** 0.5
-        return [gradient, of_all]
+        return [gradient, of_all, self._tallies(batch) * workers]
+
+    def _tallies(self, batch: Batch) -> Tensor:
+        """What the images tell about swaps, as `Swaps.tallies`."""
+        tallies = torch.zeros_like(self.router.swaps.tallies)
+        for number, mask in self.router.swaps.masks(self.router.mask):
+            gains = batch.gains(mask).double()
+            tallies[number] = torch.stack([torch.tensor(len(gains)), gains.sum(), gains.square().sum()])
+        return tallies
 
     def _learn(self, parts: list[Tensor]) -> None:
         phase, done = self._course.next(self._found), self._done_of_phase(self.iteration)
         if self._settled:
-            gradient, effects = parts
+            gradient, effects, tallies = parts
             self.router.note_for_refit(gradient, effects.flatten(0, 2))
-            if self._ends_round():
-                self.router.refit_coefficients()
+            self.router.swaps.note(tallies)
+            self._end_round()
         else:
             worths, gradient, curvature, changes, slopes = parts
             self.router.note(worths, changes, slopes)
@@ -141,12 +151,19 @@ class TrajectoryLearner(Learner):
         target = self._course.next(self._found).target
         return self._done_of_phase(self.iteration) > _SETTLED and self.router.share <= target + _ROUNDING
 
-    def _ends_round(self) -> bool:
+    def _end_round(self) -> None:
+        """Fits the coefficients if a round of it is over; then swaps are decided that it has measured, or proposed."""
         before, after = (
             math.floor(_ROUNDS * (self._done_of_phase(iteration) - _SETTLED) / (1 - _SETTLED) + _ROUNDING)
             for iteration in (self.iteration - 1, self.iteration)
         )
-        return after > before
+        if after == before:
+            return
+        self.router.refit_coefficients()
+        if self.router.swaps.pending:
+            self.router.swaps.settle(self.router.mask)
+        elif after < _ROUNDS:
+            self.router.propose_swaps()
 
     def _share(self, phase: Phase, done: float) -> float:
         """What may be computed when so much of a phase's iterations is done."""

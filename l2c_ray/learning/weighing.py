@@ -19,6 +19,8 @@ class Weighing:
     """Mean squared error at the end, a scalar; every image counts alike."""
     loss: Tensor
     """The logarithm of the weighted error at the end and a part of that along the way, a scalar."""
+    typical: Tensor
+    """The geometric mean c, a scalar."""
     at_the_end: Tensor
     """What each image counts for there, [images]."""
     everywhere: Tensor
@@ -32,17 +34,18 @@ class Weighing:
             squares: mean squared error of each image after each step, [steps, images].
             along_the_way: weight of the logarithm of the mean error on the way beside that of the end, at least 0.
         """
-        weights = _weights(squares[-1]) / squares.shape[1]
+        ends = squares[-1]
+        typical = _log(ends).mean().exp()
+        weights = typical / (ends + typical) / len(ends)
         errors = squares @ weights
         end, mean = errors[-1], errors.mean()
         everywhere = (along_the_way * end / (mean + _tiny(mean)) / len(squares) * weights).repeat(len(squares), 1)
         everywhere[-1] += weights
-        return cls(squares[-1].mean(), _log(end) + along_the_way * _log(mean), weights, everywhere)
+        return cls(ends.mean(), _log(end) + along_the_way * _log(mean), typical, weights, everywhere)
 
-
-def _weights(errors: Tensor) -> Tensor:
-    typical = _log(errors).mean().exp()
-    return typical / (errors + typical)
+    def scores(self, errors: Tensor) -> Tensor:
+        """What errors at the end [images] amount to: c e / (e + c), of which no image can have much more than c."""
+        return self.typical * errors / (errors + self.typical)
 
 
 def _log(error: Tensor) -> Tensor:
