@@ -11,9 +11,10 @@ from unit_factories import Refused, tiny_dit
 
 from l2c_ray.caching.pipeline import to_pixels
 from l2c_ray.config.imagenet import GenerationConfig
+from l2c_ray.data.settings_file import SETTINGS
 from l2c_ray.errors import CheckpointError, ConfigError, ScheduleError, StorageError
 from l2c_ray.evaluation.imagenet.making import ShardMaker
-from l2c_ray.evaluation.imagenet.shards import SETTINGS, ImageShards, claim, shard_name
+from l2c_ray.evaluation.imagenet.shards import ImageShards, claim, shard_name
 from l2c_ray.models.vae import LatentDecoder
 from l2c_ray.storage.objects import ObjectStore, open_store
 
