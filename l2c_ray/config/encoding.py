@@ -1,16 +1,14 @@
 """Settings of jobs/encode.py and `l2c encode`, and what latents say of how they were made."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from l2c_ray.config.base import Folder, JobConfig, Place, Section
 from l2c_ray.config.learn import ClusterSection
 from l2c_ray.schedule import Sha256
 
 SourceKind = Literal["folder", "parquet", "webdataset"]
-
-_COLUMNS = ("image_column", "label_column")
 
 
 class SourceSection(Section):
@@ -26,15 +24,8 @@ class SourceSection(Section):
     classes: Annotated[int, Field(ge=1)] = 1000
     """Labels are 0..classes-1. Subfolders that are no numbers get theirs in the order of their names."""
     image_column: Annotated[str, Field(min_length=1)] = "image"
-    """Of bytes, or of structs with a field `bytes` as in data sets of Hugging Face."""
+    """Of Parquet files: of bytes, or of structs with a field `bytes` as in data sets of Hugging Face."""
     label_column: Annotated[str, Field(min_length=1)] = "label"
-
-    @model_validator(mode="after")
-    def _has_columns_if_parquet(self) -> Self:
-        for column in _COLUMNS:
-            if column in self.model_fields_set and self.kind != "parquet":
-                raise ValueError(f"takes {column} with kind parquet alone")
-        return self
 
 
 class LatentsSection(Section):

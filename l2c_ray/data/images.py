@@ -24,6 +24,10 @@ class TrainingImages(ABC):
     def num_classes(self) -> int:
         """Labels are 0..num_classes-1."""
 
+    def settings(self) -> dict[str, str | int]:
+        """What a run's record says of them, where a config does not say it all."""
+        return {}
+
     @abstractmethod
     def batch(self, size: int, iteration: int, generator: torch.Generator) -> "LabelledImages":
         """The images of an iteration, float32.

@@ -3,6 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import accumulate
 
 import torch
@@ -48,6 +49,8 @@ class LatentImages(TrainingImages):
         self._rank = rank
         self._mixed = mixed
         self._shards = shards[rank::workers]
+        made = [self._settings.model_dump_json(), *(shard.name for shard in shards)]
+        self._sha256 = sha256("\n".join(made).encode()).hexdigest()
         self._in_an_epoch = sum(shard.images for shard in self._shards)
         self._open: tuple[_Window, LabelledImages] | None = None
 
@@ -58,6 +61,9 @@ class LatentImages(TrainingImages):
     @property
     def num_classes(self) -> int:
         return self._settings.classes
+
+    def settings(self) -> dict[str, str | int]:
+        return {"latents_sha256": self._sha256, "mixed_shards": self._mixed}
 
     def batch(self, size: int, iteration: int, generator: torch.Generator) -> LabelledImages:
         """The next images of the sequence; `generator` has no part in it."""
