@@ -1,6 +1,7 @@
 """Encoding images on the cluster: tasks read and crop, actors encode, and this process writes shard after shard."""
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ import ray.data
 import torch
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 from ray.exceptions import RayError
+from ray.util.annotations import RayDeprecationWarning
 
 from l2c_ray.config.encoding import EncodingConfig, LatentSettings
 from l2c_ray.data import preparing
@@ -113,34 +115,35 @@ def _latents(config: EncodingConfig, parts: list[Part]) -> Any:
 
     Half of a worker's CPUs encode and half read, so that it takes what it was said to take.
     """
-    _quieten()
     wanted, needs = config.cluster, cluster.needs_of_a_worker(config.cluster)
     # By reference, because Ray Data writes arguments down where it describes what it does.
     environment = ray.put(objects.environment())
     rows = [asdict(part) for part in parts]
-    return (
-        ray.data.from_items(rows, override_num_blocks=len(rows))
-        .flat_map(
-            _read,
-            fn_kwargs={"config": config, "environment": [environment]},
-            compute=TaskPoolStrategy(size=wanted.workers * wanted.cpus_per_worker),
-            num_cpus=0.5,
-            max_retries=wanted.max_failures,
+    with _without_noise():
+        return (
+            ray.data.from_items(rows, override_num_blocks=len(rows))
+            .flat_map(
+                _read,
+                fn_kwargs={"config": config, "environment": [environment]},
+                compute=TaskPoolStrategy(size=wanted.workers * wanted.cpus_per_worker),
+                num_cpus=0.5,
+                max_retries=wanted.max_failures,
+            )
+            .map_batches(
+                _Encoder,
+                fn_constructor_kwargs={"config": config},
+                batch_size=config.latents.batch_size,
+                compute=ActorPoolStrategy(size=min(wanted.workers, len(parts))),
+                num_cpus=wanted.cpus_per_worker / 2,
+                num_gpus=needs.get("GPU", 0),
+                max_restarts=wanted.max_failures,
+                max_task_retries=wanted.max_failures,
+            )
         )
-        .map_batches(
-            _Encoder,
-            fn_constructor_kwargs={"config": config},
-            batch_size=config.latents.batch_size,
-            compute=ActorPoolStrategy(size=min(wanted.workers, len(parts))),
-            num_cpus=wanted.cpus_per_worker / 2,
-            num_gpus=needs.get("GPU", 0),
-            max_restarts=wanted.max_failures,
-            max_task_retries=wanted.max_failures,
-        )
-    )
 
 
-def _quieten() -> None:
+@contextmanager
+def _without_noise() -> Iterator[None]:
     """The command has a progress display of its own, and errors are told in one line."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
@@ -149,6 +152,10 @@ def _quieten() -> None:
     for handler in logging.getLogger("ray.data").handlers:
         if not isinstance(handler, logging.FileHandler):
             handler.setLevel(logging.CRITICAL)
+    with warnings.catch_warnings():
+        # How often a lost worker is replaced cannot be said in another way, and without a word it is forever.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        yield
 
 
 def _read(row: dict[str, Any], config: EncodingConfig, environment: list[Any]) -> Iterator[preparing.Row]:
