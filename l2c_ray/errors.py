@@ -60,6 +60,10 @@ class SamplingError(L2CError):
     """Sampling gave no images."""
 
 
+class EncodingError(L2CError):
+    """Encoding images gave no latents."""
+
+
 class LearningError(L2CError):
     """Learning broke down while it ran, for instance with a non-finite loss."""
 

@@ -1,7 +1,9 @@
 """Frozen models of a few thousand random weights, always the same ones, for 4x4 images."""
 
+from pathlib import Path
+
 import torch
-from diffusers import DDIMScheduler, DiTTransformer2DModel
+from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel
 from torch import nn
 
 from l2c_ray.models import uvit
@@ -37,3 +39,17 @@ def tiny_uvit(shape: UViTShape = UVIT_SHAPE) -> UViT:
         nn.init.normal_(parameter, std=0.3)
     model.weights_sha256 = "c" * 64
     return model.requires_grad_(False).eval()
+
+
+def save_tiny_autoencoder(folder: Path, channels: int = 4, in_channels: int = 3) -> Path:
+    """The folder, with an autoencoder that makes two pixels in each direction of one latent."""
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    sizes = {
+        "block_out_channels": (8, 8),
+        "norm_num_groups": 4,
+        "latent_channels": channels,
+        "in_channels": in_channels,
+    }
+    AutoencoderKL(**blocks, **sizes).save_pretrained(folder)
+    return folder

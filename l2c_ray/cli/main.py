@@ -86,6 +86,20 @@ def learn(
 
 
 @app.command()
+def encode(
+    config: Annotated[Path, typer.Argument(help="TOML file, for instance jobs/configs/encode-imagenet-256.toml.")],
+    overrides: OverridesOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Encode images to latents on the Ray cluster at $RAY_ADDRESS (or one started here); again, to go on."""
+    keep_private_ray_on_loopback()
+    from l2c_ray.cli.encoding import encode_and_report
+    from l2c_ray.config.encoding import EncodingConfig
+
+    encode_and_report(EncodingConfig.read(config, overrides or ()), as_json)
+
+
+@app.command()
 def generate(
     model: ModelArgument,
     label: Annotated[int, typer.Option(min=0, help="Class to draw.")],

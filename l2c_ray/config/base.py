@@ -1,6 +1,7 @@
 """Reading a TOML file into a frozen, typed config, with errors that name the key."""
 
 import difflib
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from l2c_ray.errors import ConfigError
+from l2c_ray.storage.objects import S3_ADDRESS
 
 
 def absolute(folder: str) -> str:
@@ -23,7 +25,17 @@ def absolute(folder: str) -> str:
         raise ValueError(f"names no user's home ({error})") from error
 
 
+def _folder_or_bucket(address: str) -> str:
+    if "://" not in address:
+        return absolute(address)
+    if not re.match(S3_ADDRESS, address):
+        raise ValueError("is neither a folder nor s3://bucket/prefix")
+    return address
+
+
 Folder = Annotated[str, Field(min_length=1), AfterValidator(absolute)]
+Place = Annotated[str, Field(min_length=1), AfterValidator(_folder_or_bucket)]
+"""A folder that every node sees, or s3://bucket/prefix."""
 
 
 class Section(BaseModel):

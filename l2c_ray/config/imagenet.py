@@ -1,22 +1,12 @@
 """Settings of jobs/generate.py and `l2c imagenet generate`, and what its images say of how they were made."""
 
-import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from l2c_ray.config.base import Folder, JobConfig, Section, absolute
+from l2c_ray.config.base import Folder, JobConfig, Place, Section
 from l2c_ray.config.learn import ClusterSection, ModelSection, SamplerSection
 from l2c_ray.schedule import Name, Sha256
-from l2c_ray.storage.objects import S3_ADDRESS
-
-
-def _folder_or_bucket(address: str) -> str:
-    if "://" not in address:
-        return absolute(address)
-    if not re.match(S3_ADDRESS, address):
-        raise ValueError("is neither a folder nor s3://bucket/prefix")
-    return address
 
 
 class ImageModelSection(ModelSection):
@@ -33,7 +23,7 @@ class ImagesSection(Section):
     images; the DiT authors draw labels at random.
     """
 
-    storage: Annotated[str, Field(min_length=1), AfterValidator(_folder_or_bucket)]
+    storage: Place
     """A folder that every node sees, or s3://bucket/prefix; a run with the same settings goes on with what is there."""
     count: Annotated[int, Field(ge=1)] = 50000
     shard_size: Annotated[int, Field(ge=1)] = 500

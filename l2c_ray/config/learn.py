@@ -5,7 +5,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from l2c_ray.config.base import Folder, JobConfig, Section
+from l2c_ray.config.base import Folder, JobConfig, Place, Section
 from l2c_ray.config.profile import ProfileFile
 from l2c_ray.schedule import MOST_GUIDANCE, Guidance, GuidanceRule, Name
 
@@ -116,6 +116,15 @@ class RouterSection(Section):
         return self
 
 
+class DataSection(Section):
+    """Which images the paper's loss is learned from; the digits of scikit-learn unless told otherwise."""
+
+    latents: Place | None = None
+    """Where `l2c encode` wrote latents for the model."""
+    mixed_shards: Annotated[int, Field(ge=1)] = 8
+    """Shards of latents that a worker has in memory and draws from at a time."""
+
+
 class TrainingSection(Section):
     """How long and how fast a router learns."""
 
@@ -160,6 +169,13 @@ class LearnConfig(JobConfig):
     model: ModelSection
     sampler: SamplerSection = SamplerSection()
     router: RouterSection
+    data: DataSection = DataSection()
     training: TrainingSection
     cluster: ClusterSection = ClusterSection()
     evaluation: EvaluationSection = EvaluationSection()
+
+    @model_validator(mode="after")
+    def _needs_its_data(self) -> Self:
+        if self.data.latents and self.router.keeps_a_limit:
+            raise ValueError("takes data.latents with router.lambda alone: the other objectives learn from noise")
+        return self

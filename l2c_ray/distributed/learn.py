@@ -14,6 +14,7 @@ from torch import Tensor
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.config.learn import LearnConfig
 from l2c_ray.data import digits
+from l2c_ray.data.training import open_training_images
 from l2c_ray.distributed import cluster
 from l2c_ray.distributed.mailbox import open_mailbox
 from l2c_ray.distributed.progress_log import ProgressLog
@@ -85,14 +86,16 @@ def learn(
         LearningStoppedError: SIGTERM ended it, with a checkpoint if there was time for one; the MLflow run is KILLED.
     """
     pipeline = _load_pipeline(config)
-    learner = make_learner(config, pipeline.model, pipeline.solver, digits.load())
+    data = open_training_images(config)
+    learner = make_learner(config, pipeline.model, pipeline.solver, data)
+    settings = _settings(config) | data.settings()
     storage = make_writable(Path(config.run.storage) if config.run.storage else home() / "runs")
     client = tracking.connect()
     cluster.connect()
     cluster.require(config.cluster)
     name = config.run.name or _fresh_name(config)
     with stops_on_sigterm(name) as stopping, open_mailbox(name) as mailbox:
-        done = go_on_with(storage / name, _lasting_settings(config, pipeline), config.training.iterations)
+        done = go_on_with(storage / name, _lasting_settings(config, pipeline, settings), config.training.iterations)
         cluster.wait_for_room(config.cluster)
         stopping.check()
 
@@ -106,7 +109,7 @@ def learn(
             on_start(Started(name, run.id, config.training.iterations))
             _train(learner, config, name, storage, mailbox, run, on_progress)
             stopping.check()
-            schedules = _make_schedules(config, pipeline, learner)
+            schedules = _make_schedules(config, pipeline, learner, settings)
             measurements = _measure(config, pipeline, schedules)
             stopping.check()
             with _kept_for_later(name):
@@ -142,7 +145,10 @@ def _fresh_name(config: LearnConfig) -> str:
     return f"{config.model.name}-{config.sampler.name}-{config.sampler.steps}-{now}"
 
 
-def _settings(config: LearnConfig) -> dict[str, str | int | float | bool]:
+_Settings = dict[str, str | int | float | bool]
+
+
+def _settings(config: LearnConfig) -> _Settings:
     """What makes the same schedule again on one worker of the same kind, with the number of iterations."""
     return {
         **_objective(config),
@@ -153,7 +159,7 @@ def _settings(config: LearnConfig) -> dict[str, str | int | float | bool]:
     }
 
 
-def _objective(config: LearnConfig) -> dict[str, str | int | float | bool]:
+def _objective(config: LearnConfig) -> _Settings:
     router = config.router
     if router.keeps_a_limit:
         profile = router.profile
@@ -174,16 +180,16 @@ def _objective(config: LearnConfig) -> dict[str, str | int | float | bool]:
     }
 
 
-def _lasting_settings(config: LearnConfig, pipeline: Pipeline) -> dict[str, Any]:
+def _lasting_settings(config: LearnConfig, pipeline: Pipeline, settings: _Settings) -> dict[str, Any]:
     """What a run keeps from its first session to its last.
 
     Theta may change; so may the number of iterations, but where a budget tightens over them.
     """
-    settings: dict[str, Any] = {**_settings(config)}
+    lasting: dict[str, Any] = {**settings}
     if config.router.keeps_a_limit:
-        settings["iterations"] = config.training.iterations
-    settings |= {"model": config.model.name, "weights_sha256": pipeline.model.identity().weights_sha256}
-    return settings | {f"sampler.{key}": value for key, value in config.sampler}
+        lasting["iterations"] = config.training.iterations
+    lasting |= {"model": config.model.name, "weights_sha256": pipeline.model.identity().weights_sha256}
+    return lasting | {f"sampler.{key}": value for key, value in config.sampler}
 
 
 @contextmanager
@@ -233,8 +239,8 @@ def _train(
         log.close()
 
 
-def _make_schedules(config: LearnConfig, pipeline: Pipeline, learner: Learner) -> list[Schedule]:
-    settings = _settings(config) | {"iterations": learner.iteration}
+def _make_schedules(config: LearnConfig, pipeline: Pipeline, learner: Learner, settings: _Settings) -> list[Schedule]:
+    settings = settings | {"iterations": learner.iteration}
     policy = LEARNED if config.router.keeps_a_limit else LEARNED_BY_PAIRS
     made = []
     for table, own in zip(learner.tables(), _own_settings(config), strict=True):

@@ -19,6 +19,7 @@ from l2c_ray.distributed.stopping import stopped
 from l2c_ray.distributed.worker import STATE_FILE, Outcome, train_worker
 from l2c_ray.errors import LearningError
 from l2c_ray.learning.learner import Progress
+from l2c_ray.storage import objects
 from l2c_ray.storage.tensors import read_tensors
 
 _POLL_SECONDS = 0.5
@@ -46,7 +47,12 @@ def train(
     # Not TorchTrainer, whose process group listens on every interface; the workers make their own.
     trainer = DataParallelTrainer(
         train_worker,
-        train_loop_config={"config": config.model_dump(by_alias=True), "mailbox": mailbox},
+        # Keys by reference: Ray Train writes what is in this dictionary down, and shows it on its dashboard.
+        train_loop_config={
+            "config": config.model_dump(by_alias=True),
+            "mailbox": mailbox,
+            "environment": ray.put(objects.environment()),
+        },
         scaling_config=ScalingConfig(
             num_workers=config.cluster.workers,
             use_gpu="GPU" in needs,

@@ -1,6 +1,7 @@
 """What every Ray Train worker runs: the learner on its own shard, gradients averaged, checkpoints from the first."""
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from ray.train import Checkpoint
 from torch import Tensor
 
 from l2c_ray.config.learn import LearnConfig
-from l2c_ray.data import digits
+from l2c_ray.data.training import open_training_images
 from l2c_ray.distributed.process_group import process_group
 from l2c_ray.learning.learner import Learner
 from l2c_ray.learning.learners import make_learner
@@ -29,11 +30,12 @@ Outcome = Literal["finished", "stopped", "diverged"]
 def train_worker(settings: dict[str, Any]) -> Outcome:
     """Learns until the last iteration, a stop, or a loss that is not finite. All workers end at the same iteration.
 
-    `settings` holds the `config` as a dictionary and the `mailbox`.
+    `settings` holds the `config` as a dictionary, the `mailbox`, and a reference to the `environment` that storage is
+    reached by.
     """
     config = LearnConfig.parse(settings["config"], source="config")
     with process_group():
-        return _learn(config, _make_learner(config), settings["mailbox"])
+        return _learn(config, _make_learner(config, ray.get(settings["environment"])), settings["mailbox"])
 
 
 def _learn(config: LearnConfig, learner: Learner, mailbox: Any) -> Outcome:
@@ -54,14 +56,13 @@ def _learn(config: LearnConfig, learner: Learner, mailbox: Any) -> Outcome:
     return outcome
 
 
-def _make_learner(config: LearnConfig) -> Learner:
-    context = ray.train.get_context()
+def _make_learner(config: LearnConfig, environment: Mapping[str, str]) -> Learner:
+    rank = ray.train.get_context().get_world_rank()
     device = ray.train.torch.get_device()
     checkpoint = Path(config.model.checkpoint) if config.model.checkpoint else None
     model = zoo.load(config.model.name, checkpoint, str(device))
     solver = make_solver(config.sampler.name, config.sampler.steps, model)
-    shard = digits.load().shard(context.get_world_rank(), context.get_world_size())
-    learner = make_learner(config, model, solver, shard, context.get_world_rank())
+    learner = make_learner(config, model, solver, open_training_images(config, rank, environment), rank)
     latest = ray.train.get_checkpoint()
     if latest:
         with latest.as_directory() as folder:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from l2c_ray.data import digits
-from l2c_ray.data.digits import LabelledImages
+from l2c_ray.data.images import LabelledImages
 from l2c_ray.evaluation.classifier import WEIGHTS, DigitClassifier
 from l2c_ray.storage.files import make_writable, write_text
 from l2c_ray.storage.tensors import write_tensors

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from l2c_ray.config.learn import LearnConfig
-from l2c_ray.learning.seeding import draw_seed
+from l2c_ray.data.seeding import draw_seed
 from l2c_ray.learning.state import pack, unpack
 from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.sampling.solver import Solver

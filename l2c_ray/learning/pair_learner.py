@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from l2c_ray.config.learn import LearnConfig
-from l2c_ray.data.digits import LabelledImages
+from l2c_ray.data.images import TrainingImages
 from l2c_ray.learning.learner import Learner, Lesson
 from l2c_ray.learning.objective import pair_error
 from l2c_ray.learning.router import Router
@@ -23,9 +23,9 @@ class PairLearner(Learner):
     _optimizer: torch.optim.Optimizer
 
     def __init__(
-        self, config: LearnConfig, model: CacheableTransformer, solver: Solver, data: LabelledImages, rank: int = 0
+        self, config: LearnConfig, model: CacheableTransformer, solver: Solver, data: TrainingImages, rank: int = 0
     ) -> None:
-        """`data` is this worker's shard."""
+        """`data` is this worker's share."""
         super().__init__(config, model, solver, rank)
         self._data = data
         cache_steps = solver.cache_steps(shifted=config.router.shifted)
@@ -63,7 +63,6 @@ class PairLearner(Learner):
 
     def _draw_batch(self) -> tuple[Tensor, Tensor, Tensor]:
         generator = self._generator("batch", self.iteration, self._rank)
-        chosen = torch.randint(len(self._data), (self._config.training.batch_size,), generator=generator)
-        images, labels = self._data.images[chosen], self._data.labels[chosen]
-        noise = torch.randn(images.shape, generator=generator)
-        return images.to(self._device), noise.to(self._device), labels.to(self._device)
+        drawn = self._data.batch(self._config.training.batch_size, self.iteration, generator)
+        noise = torch.randn(drawn.images.shape, generator=generator)
+        return drawn.images.to(self._device), noise.to(self._device), drawn.labels.to(self._device)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from l2c_ray.config.pretraining import PretrainingConfig
 from l2c_ray.data import digits
-from l2c_ray.data.digits import LabelledImages
+from l2c_ray.data.images import LabelledImages
 from l2c_ray.errors import CheckpointError, ConfigError, LearningError
 from l2c_ray.learning.state import pack, unpack
 from l2c_ray.models.base import CacheableTransformer, compute_all

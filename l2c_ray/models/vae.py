@@ -1,4 +1,4 @@
-"""The autoencoder that makes pixels of latents: diffusers' AutoencoderKL (arXiv 2112.10752) from a local folder."""
+"""The autoencoder between pixels and latents: diffusers' AutoencoderKL (arXiv 2112.10752) from a local folder."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from torch import Tensor
 from l2c_ray.models.checkpoints import WEIGHTS, digest, read_module
 
 
-class LatentDecoder:
-    """The second half of the autoencoder, frozen and in float32."""
+class _Autoencoder:
+    """Frozen and in float32."""
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
         """Loads a folder with config.json and the weights in one file.
@@ -21,16 +21,51 @@ class LatentDecoder:
         self.sha256 = digest(folder / WEIGHTS.name)
         self._autoencoder = read_module(AutoencoderKL, folder).float().requires_grad_(False).eval().to(device)
         self._device = device
-        self.channels: int = self._autoencoder.config.latent_channels
+        config = self._autoencoder.config
+        self.channels: int = config.latent_channels
         """Of the latents."""
+        self.scaling_factor: float = config.scaling_factor
+        """Latents are scaled by it: 0.18215 for Stable Diffusion's, on which DiT and U-ViT are trained."""
+        self.shift_factor: float = config.shift_factor or 0.0
+        """What is taken from them before; 0 for Stable Diffusion's."""
+
+
+class LatentDecoder(_Autoencoder):
+    """From latents to pixels."""
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """Images [n, 3, f x height, f x width] in about [-1, 1], on the CPU, of latents [n, channels, height, width].
 
-        Latents are scaled as the config says: by 0.18215 for Stable Diffusion's, on which DiT and U-ViT are trained.
+        Latents are scaled as the config says.
         """
-        config = self._autoencoder.config
-        plain = latents.to(self._device) / config.scaling_factor + (config.shift_factor or 0.0)
+        plain = latents.to(self._device) / self.scaling_factor + self.shift_factor
         images: Tensor = self._autoencoder.decode(plain).sample
         return images.cpu()
+
+
+class LatentEncoder(_Autoencoder):
+    """From pixels to latents."""
+
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
+        """As any autoencoder."""
+        super().__init__(folder, device)
+        config = self._autoencoder.config
+        self.pixel_channels: int = config.in_channels
+        self.factor: int = 2 ** (len(config.block_out_channels) - 1)
+        """Pixels for one latent, in each direction."""
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor, noise: Tensor) -> Tensor:
+        """Latents [n, channels, height, width], on the CPU: each a sample of the posterior, scaled as the config says.
+
+        A sample and not the mean, since that is what the models were trained on and what the paper's authors learn
+        their routers from.
+
+        Args:
+            images: [n, 3, factor x height, factor x width] in [-1, 1].
+            noise: of the latents' shape, standard normal; what is drawn of the posterior depends on it alone.
+        """
+        posterior = self._autoencoder.encode(images.to(self._device)).latent_dist
+        sample: Tensor = posterior.mean + posterior.std * noise.to(self._device)
+        return ((sample - self.shift_factor) * self.scaling_factor).cpu()

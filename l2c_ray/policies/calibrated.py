@@ -12,7 +12,7 @@ from torch import Tensor
 from l2c_ray.caching.dynamic import relative_change
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.config.base import Section
-from l2c_ray.learning.seeding import draw_seed
+from l2c_ray.data.seeding import draw_seed
 from l2c_ray.models.base import Branch, CacheableTransformer
 from l2c_ray.sampling.loop import noise_from_seeds, sample_images
 from l2c_ray.schedule import SamplerIdentity, Table

@@ -21,6 +21,7 @@ from published_loop import PublishedLoop
 from l2c_ray.caching.executor import ScheduleExecutor
 from l2c_ray.config.learn import LearnConfig
 from l2c_ray.data import digits
+from l2c_ray.data.images import LabelledImages
 from l2c_ray.learning.trajectory_learner import TrajectoryLearner
 from l2c_ray.models import zoo
 from l2c_ray.models.base import CacheableTransformer
@@ -60,7 +61,7 @@ def test_error_of_the_papers_loop_is_reached_in_a_third_of_its_time() -> None:
     assert statistics.median(times) <= MOST_OF_THE_TIME
 
 
-def learn_as_published(model: CacheableTransformer, solver: Solver, data: digits.LabelledImages, seed: int) -> Table:
+def learn_as_published(model: CacheableTransformer, solver: Solver, data: LabelledImages, seed: int) -> Table:
     loop = PublishedLoop(model, solver, WEIGHT, RATE, seed)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(PAIRS):

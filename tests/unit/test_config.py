@@ -7,6 +7,7 @@ import yaml
 from pydantic import ValidationError
 
 from l2c_ray.config.base import JobConfig
+from l2c_ray.config.encoding import EncodingConfig
 from l2c_ray.config.imagenet import GenerationConfig
 from l2c_ray.config.learn import LearnConfig
 from l2c_ray.config.pretraining import PretrainingConfig
@@ -243,7 +244,12 @@ def test_there_are_shipped_configs() -> None:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_shipped_config_fits_the_job_that_reads_it(path: Path) -> None:
-    config = {"pretrain": PretrainingConfig, "imagenet": GenerationConfig}.get(path.name.partition("-")[0], LearnConfig)
+    jobs: dict[str, type[JobConfig]] = {
+        "encode": EncodingConfig,
+        "imagenet": GenerationConfig,
+        "pretrain": PretrainingConfig,
+    }
+    config = jobs.get(path.name.partition("-")[0], LearnConfig)
     assert config.read(path) == config.parse(tomllib.loads(path.read_text()), source="x")
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from l2c_ray.data import digits
-from l2c_ray.data.digits import LabelledImages
+from l2c_ray.data.images import LabelledImages
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,16 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from tiny_models import save_tiny_autoencoder, tiny_dit
 from torch import Tensor
-from unit_factories import Refused, tiny_dit
+from unit_factories import Refused
 
 from l2c_ray.caching.pipeline import to_pixels
 from l2c_ray.config.imagenet import GenerationConfig
+from l2c_ray.data.settings_file import SETTINGS
 from l2c_ray.errors import CheckpointError, ConfigError, ScheduleError, StorageError
 from l2c_ray.evaluation.imagenet.making import ShardMaker
-from l2c_ray.evaluation.imagenet.shards import SETTINGS, ImageShards, claim, shard_name
+from l2c_ray.evaluation.imagenet.shards import ImageShards, claim, shard_name
 from l2c_ray.models.vae import LatentDecoder
 from l2c_ray.storage.objects import ObjectStore, open_store
 
@@ -49,12 +51,7 @@ def latent_model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def autoencoder(tmp_path: Path) -> Path:
-    """The folder of an autoencoder that makes two pixels in each direction of one latent."""
-    torch.manual_seed(0)
-    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    made = AutoencoderKL(**blocks, block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4)
-    made.save_pretrained(tmp_path / "vae")
-    return tmp_path / "vae"
+    return save_tiny_autoencoder(tmp_path / "vae")
 
 
 def images_of(store: ObjectStore) -> Tensor:

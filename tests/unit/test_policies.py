@@ -9,9 +9,9 @@ from unit_factories import tiny_dit
 from l2c_ray.caching.dynamic import DYNAMIC_RULES
 from l2c_ray.caching.executor import ScheduleExecutor
 from l2c_ray.caching.pipeline import Pipeline
+from l2c_ray.data.seeding import draw_seed
 from l2c_ray.errors import ConfigError
 from l2c_ray.evaluation.cost import make_schedule
-from l2c_ray.learning.seeding import draw_seed
 from l2c_ray.models.base import Branch
 from l2c_ray.policies.calibrated import Calibrated, calibration_errors, reuse_below
 from l2c_ray.policies.fixed_interval import fixed_interval

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from l2c_ray.cli.pretraining import pretrain_and_report
 from l2c_ray.config.pretraining import PretrainingConfig
 from l2c_ray.data import digits
+from l2c_ray.data.images import LabelledImages
 from l2c_ray.errors import CheckpointError, ConfigError, LearningError, StorageError
 from l2c_ray.evaluation import model_card
 from l2c_ray.learning.pretraining import Pretrainer, pretrain
@@ -133,7 +134,7 @@ def test_training_that_diverges_is_a_typed_error_and_writes_nothing(
 
 def test_loss_that_is_not_a_number_stops_training(tiny: Path) -> None:
     data = digits.load()
-    trainer = Pretrainer(PretrainingConfig.read(tiny), digits.LabelledImages(data.images * torch.nan, data.labels))
+    trainer = Pretrainer(PretrainingConfig.read(tiny), LabelledImages(data.images * torch.nan, data.labels))
     with pytest.raises(LearningError, match="loss"):
         trainer.step()
 

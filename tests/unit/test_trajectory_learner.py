@@ -10,7 +10,7 @@ from unit_factories import tiny_dit
 from l2c_ray.caching.executor import ScheduleExecutor
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.config.learn import LearnConfig
-from l2c_ray.data.digits import LabelledImages
+from l2c_ray.data.images import LabelledImages
 from l2c_ray.errors import ConfigError
 from l2c_ray.learning.budget_router import table_of
 from l2c_ray.learning.learner import Learner

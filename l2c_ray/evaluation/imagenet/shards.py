@@ -1,18 +1,17 @@
 """Many images in a store, a shard of them an object: shard k holds the images k x size up to (k + 1) x size."""
 
-import json
 import re
 from collections.abc import Iterator
 
 from torch import Tensor
 
 from l2c_ray.config.imagenet import ShardSettings
-from l2c_ray.errors import ConfigError, StorageError
+from l2c_ray.data import settings_file
+from l2c_ray.data.settings_file import SETTINGS, read_settings
+from l2c_ray.errors import StorageError
 from l2c_ray.evaluation.imagenet import pictures
 from l2c_ray.storage.archives import Archive
 from l2c_ray.storage.objects import ObjectStore
-
-SETTINGS = "settings.json"
 
 _SHARD = re.compile(r"^images-\d+\.npz$")
 
@@ -32,21 +31,6 @@ def shard_images(settings: ShardSettings, number: int) -> range:
     return range(start, min(start + settings.shard_size, settings.images))
 
 
-def read_settings(store: ObjectStore) -> ShardSettings:
-    """How the images of a store were made.
-
-    Raises:
-        StorageError: that object cannot be read or is not JSON.
-        ConfigError: it says something else than such an object does.
-    """
-    source = f"{store.address}/{SETTINGS}"
-    try:
-        values = json.loads(store.get(SETTINGS))
-    except (ValueError, RecursionError) as error:
-        raise StorageError(source, f"is not JSON ({error})", "give a place where images were generated") from error
-    return ShardSettings.parse(values, source)
-
-
 def claim(store: ObjectStore, settings: ShardSettings) -> list[int]:
     """Makes the store one of images with these settings, and tells the numbers of the shards that it lacks.
 
@@ -55,14 +39,7 @@ def claim(store: ObjectStore, settings: ShardSettings) -> list[int]:
         StorageError, UnreachableError: the store cannot be read or written.
     """
     names = store.names()
-    if not any(_SHARD.match(name) for name in names):
-        store.put(SETTINGS, settings.model_dump_json(indent=1).encode())
-    there = read_settings(store)
-    for key in ShardSettings.model_fields:
-        found, wanted = getattr(there, key), getattr(settings, key)
-        if found != wanted:
-            remedy = "generate into another images.storage, or with the settings of what is there"
-            raise ConfigError(f"{key} in {store.address}/{SETTINGS}", f"is {found}, not {wanted}", remedy)
+    settings_file.claim(store, settings, empty=not any(map(_SHARD.match, names)), key="images.storage")
     return _missing(settings, names)
 
 
@@ -79,7 +56,7 @@ class ImageShards:
         if SETTINGS not in names:
             problem = f"has no images: there is no {SETTINGS}"
             raise StorageError(store.address, problem, "give a place where images were generated")
-        self.settings = read_settings(store)
+        self.settings = read_settings(store, ShardSettings)
         missing = _missing(self.settings, names)
         if missing:
             problem = f"lacks {len(missing)} of {len(shard_numbers(self.settings))} shards"

@@ -1,0 +1,119 @@
+"""Latents in a store, a shard of them an object: a Parquet file with a latent, a label and a name in every row."""
+
+import io
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from l2c_ray.config.encoding import LatentSettings
+from l2c_ray.data import settings_file
+from l2c_ray.data.images import LabelledImages
+from l2c_ray.data.settings_file import SETTINGS, read_settings
+from l2c_ray.errors import StorageError
+from l2c_ray.storage.objects import ObjectStore
+
+_SHARD = re.compile(r"^latents-(\d+)-([1-9]\d*)\.parquet$")
+_COLUMNS = ("latent", "label", "name")
+_SKIPPED = b"skipped"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What an object's name tells of it, so that no object has to be read to know how many images there are."""
+
+    number: int
+    images: int
+
+    @property
+    def name(self) -> str:
+        """Of the object; the names' order is that of the numbers."""
+        return f"latents-{self.number:06}-{self.images}.parquet"
+
+
+def claim(store: ObjectStore, settings: LatentSettings) -> list[Shard]:
+    """Makes the store one of latents with these settings, and tells which shards it has.
+
+    Raises:
+        ConfigError: it has shards that were made otherwise; names the first setting that differs.
+        StorageError, UnreachableError: the store cannot be read or written.
+    """
+    there = _shards(store.names())
+    settings_file.claim(store, settings, empty=not there, key="latents.storage")
+    return there
+
+
+def open_shards(store: ObjectStore) -> tuple[LatentSettings, list[Shard]]:
+    """How the latents of a store were made, and all shards of them in order.
+
+    Raises:
+        StorageError: the settings or a shard are missing, or a shard is there twice.
+        ConfigError: the settings are no latents'.
+        UnreachableError: the store does not answer.
+    """
+    names = store.names()
+    if SETTINGS not in names:
+        raise StorageError(store.address, f"has no latents: there is no {SETTINGS}", "give a place of l2c encode")
+    settings, shards = read_settings(store, LatentSettings), _shards(names)
+    missing = len(set(range(settings.shards)) - {shard.number for shard in shards})
+    if missing:
+        problem = f"lacks {missing} of {settings.shards} shards"
+        raise StorageError(store.address, problem, "encode into it again, which makes those alone")
+    if len(shards) > settings.shards:
+        problem = f"has {len(shards)} shards, not {settings.shards}"
+        raise StorageError(store.address, problem, "remove those that do not belong there")
+    return settings, shards
+
+
+def encode(latents: np.ndarray, labels: Sequence[int], names: Sequence[str], skipped: Sequence[str]) -> bytes:
+    """A shard's content.
+
+    Args:
+        latents: float16 [n, channels, height, width].
+        names: where each image comes from.
+        skipped: names of the images that were left out.
+    """
+    flat = pa.array(latents.reshape(-1), pa.float16())
+    columns = [
+        pa.FixedSizeListArray.from_arrays(flat, int(np.prod(latents.shape[1:]))),
+        pa.array(labels, pa.int64()),
+        pa.array(names, pa.string()),
+    ]
+    table = pa.table(columns, _COLUMNS).replace_schema_metadata({_SKIPPED: json.dumps(list(skipped))})
+    buffer = io.BytesIO()
+    # Nothing compresses latents.
+    pq.write_table(table, buffer, compression="none", use_dictionary=False)
+    return buffer.getvalue()
+
+
+def read(store: ObjectStore, shard: Shard, settings: LatentSettings) -> LabelledImages:
+    """A shard's latents in float16, with their labels.
+
+    Raises:
+        StorageError: it is missing, damaged, or holds something else than its name and the settings say.
+        UnreachableError: the store does not answer.
+    """
+    source = f"{store.address}/{shard.name}"
+    try:
+        table = pq.read_table(pa.BufferReader(store.get(shard.name)), columns=list(_COLUMNS))
+        flat = table["latent"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        latents = torch.from_numpy(flat.reshape(shard.images, settings.channels, settings.size, settings.size).copy())
+        labels = torch.from_numpy(table["label"].to_numpy().copy())
+        if latents.dtype != torch.float16 or labels.dtype != torch.int64 or len(labels) != shard.images:
+            raise ValueError(f"{len(labels)} labels of {labels.dtype} with latents of {latents.dtype}")
+        if not latents.isfinite().all() or labels.min() < 0 or labels.max() >= settings.classes:
+            raise ValueError("a latent that is not finite, or a label out of range")
+    except (pa.ArrowException, KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise StorageError(source, f"is no shard of these latents ({reason})", "remove it and encode again") from error
+    return LabelledImages(latents, labels)
+
+
+def _shards(names: set[str]) -> list[Shard]:
+    found = filter(None, map(_SHARD.match, sorted(names)))
+    return [Shard(int(match[1]), int(match[2])) for match in found]

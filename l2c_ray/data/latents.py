@@ -1,0 +1,115 @@
+"""Latents that a worker draws from shards in a store, a few of them in memory at a time."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from l2c_ray.data import latent_shards
+from l2c_ray.data.images import LabelledImages, TrainingImages
+from l2c_ray.data.latent_shards import Shard, open_shards
+from l2c_ray.data.seeding import draw_seed
+from l2c_ray.errors import ConfigError
+from l2c_ray.storage.objects import ObjectStore
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Shards that are mixed with each other: number `place` of an epoch's."""
+
+    epoch: int
+    place: int
+
+
+class LatentImages(TrainingImages):
+    """Every `workers`-th shard from `rank` on, in epochs without repetition.
+
+    An epoch has the shards in an order of its own; `mixed` that follow each other make a window, whose images come in
+    random order. Where iteration i's images are in this sequence is reckoned from i alone, so nothing has to be kept
+    of what was drawn before.
+    """
+
+    def __init__(self, store: ObjectStore, seed: int, rank: int, workers: int, mixed: int) -> None:
+        """Looks at what is there; latents are read when they are needed.
+
+        Raises:
+            ConfigError: there are fewer shards than workers, or the store is none of latents.
+            StorageError, UnreachableError: the store cannot be read or lacks shards.
+        """
+        self._settings, shards = open_shards(store)
+        if len(shards) < workers:
+            problem = f"{workers} workers have no shard each, {store.address} has {len(shards)}"
+            raise ConfigError("cluster.workers", problem, "take fewer, or encode with a smaller latents.shard_size")
+        self._store = store
+        self._seed = seed
+        self._rank = rank
+        self._mixed = mixed
+        self._shards = shards[rank::workers]
+        made = [self._settings.model_dump_json(), *(shard.name for shard in shards)]
+        self._sha256 = sha256("\n".join(made).encode()).hexdigest()
+        self._in_an_epoch = sum(shard.images for shard in self._shards)
+        self._open: tuple[_Window, LabelledImages] | None = None
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self._settings.channels, self._settings.size, self._settings.size
+
+    @property
+    def num_classes(self) -> int:
+        return self._settings.classes
+
+    def settings(self) -> dict[str, str | int]:
+        return {"latents_sha256": self._sha256, "mixed_shards": self._mixed}
+
+    def batch(self, size: int, iteration: int, generator: torch.Generator) -> LabelledImages:
+        """The next images of the sequence; `generator` has no part in it."""
+        images: list[Tensor] = []
+        labels: list[Tensor] = []
+        position, end = iteration * size, (iteration + 1) * size
+        while position < end:
+            window, start = self._locate(position)
+            drawn = self._read(window)
+            part = slice(start, start + end - position)
+            images.append(drawn.images[part].float())
+            labels.append(drawn.labels[part])
+            position += len(labels[-1])
+        return LabelledImages(torch.cat(images), torch.cat(labels))
+
+    def _locate(self, position: int) -> tuple[_Window, int]:
+        """The window in which a place of the sequence lies, and where in it."""
+        epoch, rest = divmod(position, self._in_an_epoch)
+        ends = list(accumulate(map(_count, self._windows(epoch))))
+        place = bisect_right(ends, rest)
+        return _Window(epoch, place), rest - (ends[place - 1] if place else 0)
+
+    def _windows(self, epoch: int) -> list[list[Shard]]:
+        order = [self._shards[index] for index in self._permutation("shards", epoch, len(self._shards))]
+        return [order[start : start + self._mixed] for start in range(0, len(order), self._mixed)]
+
+    def _read(self, window: _Window) -> LabelledImages:
+        if self._open is None or self._open[0] != window:
+            # The window before is let go first, so that there is never more than one.
+            self._open = None
+            self._open = window, self._mix(window)
+        return self._open[1]
+
+    def _mix(self, window: _Window) -> LabelledImages:
+        windows = self._windows(window.epoch)
+        parts = [latent_shards.read(self._store, shard, self._settings) for shard in windows[window.place]]
+        images = torch.cat([part.images for part in parts])
+        labels = torch.cat([part.labels for part in parts])
+        order = self._permutation("images", window.epoch * len(windows) + window.place, len(labels))
+        return LabelledImages(images[order], labels[order])
+
+    def _permutation(self, purpose: str, number: int, length: int) -> list[int]:
+        generator = torch.Generator().manual_seed(draw_seed(self._seed, purpose, number, self._rank))
+        order: list[int] = torch.randperm(length, generator=generator).tolist()
+        return order
+
+
+def _count(shards: Sequence[Shard]) -> int:
+    return sum(shard.images for shard in shards)

@@ -1,0 +1,119 @@
+"""Images on their way to the autoencoder and back: what is done to each, and shards put together again."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from l2c_ray.config.encoding import LatentsSection
+from l2c_ray.data import latent_shards
+from l2c_ray.data.cropping import center_crop
+from l2c_ray.data.latent_shards import Shard
+from l2c_ray.data.seeding import draw_seed
+from l2c_ray.data.sources.base import Example, ImageFiles, Part
+from l2c_ray.errors import EncodingError, StorageError
+
+Row = dict[str, Any]
+"""An image on its way: `shard` and `place` in it, `last` of it, `name`, `label`, `problem` and `pixels` or `latent`."""
+
+
+def rows_of(source: ImageFiles, part: Part, how: LatentsSection) -> Iterator[Row]:
+    """The images of a part: `pixels` are uint8 [image_size, image_size, 3], cropped, and mirrored if the coin says so.
+
+    One that is broken says so in its `problem` and has pixels of 0.
+
+    Raises:
+        StorageError, UnreachableError: the part cannot be read or has no image.
+    """
+    before: Row | None = None
+    for place, example in enumerate(source.read(part)):
+        if before:
+            yield before
+        before = {"shard": part.number, "place": place, "last": False} | _prepare(example, how)
+    if not before:
+        raise StorageError(", ".join(part.files), "has no image", "remove it, or get it again")
+    yield before | {"last": True}
+
+
+def noise_of(names: list[str], seed: int, shape: tuple[int, int, int]) -> Tensor:
+    """What is drawn of each image's posterior: [n, *shape], the same for an image wherever it is encoded."""
+    generators = (torch.Generator().manual_seed(draw_seed(seed, f"posterior of {name}", 0)) for name in names)
+    return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+
+
+def to_images(pixels: np.ndarray) -> Tensor:
+    """From uint8 [n, height, width, 3] to [n, 3, height, width] in [-1, 1]."""
+    return torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _prepare(example: Example, how: LatentsSection) -> Row:
+    row: Row = {"name": example.name, "label": example.label, "problem": ""}
+    try:
+        pixels = center_crop(example.content, how.image_size)
+    except ValueError as error:
+        return row | {"problem": str(error), "pixels": np.zeros((how.image_size, how.image_size, 3), np.uint8)}
+    if how.mirrored and draw_seed(how.seed, f"mirror {example.name}", 0) % 2:
+        pixels = pixels[:, ::-1].copy()
+    return row | {"pixels": pixels}
+
+
+@dataclass
+class _Unfinished:
+    rows: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+    """By their place."""
+    total: int | None = None
+
+    @property
+    def whole(self) -> bool:
+        return len(self.rows) == self.total
+
+
+class Gatherer:
+    """Puts rows together to shards, in whatever order they come."""
+
+    def __init__(self, how: LatentsSection) -> None:
+        self._skip_broken = how.skip_broken
+        self._unfinished: dict[int, _Unfinished] = {}
+        self.skipped: list[str] = []
+        """Names of the images of finished shards that were left out."""
+
+    def add(self, row: Mapping[str, Any]) -> tuple[Shard, bytes] | None:
+        """The shard and its content, if the row was the last that it lacked.
+
+        Raises:
+            StorageError: the image is broken and not to be skipped, or all of a shard's are.
+            EncodingError: its latent is not finite.
+        """
+        if row["problem"] and not self._skip_broken:
+            remedy = "repair it, or leave broken ones out with latents.skip_broken=true"
+            raise StorageError(str(row["name"]), str(row["problem"]), remedy)
+        if not row["problem"] and not np.isfinite(row["latent"]).all():
+            remedy = "check the autoencoder's weights and its scaling_factor"
+            raise EncodingError(str(row["name"]), "has a latent that is no finite number in float16", remedy)
+        number, place = int(row["shard"]), int(row["place"])
+        unfinished = self._unfinished.setdefault(number, _Unfinished())
+        unfinished.rows[place] = row
+        if row["last"]:
+            unfinished.total = place + 1
+        if not unfinished.whole:
+            return None
+        return self._finish(number, self._unfinished.pop(number))
+
+    def _finish(self, number: int, unfinished: _Unfinished) -> tuple[Shard, bytes]:
+        rows = [unfinished.rows[place] for place in sorted(unfinished.rows)]
+        skipped = [str(row["name"]) for row in rows if row["problem"]]
+        good = [row for row in rows if not row["problem"]]
+        if not good:
+            problem = f"and all others of shard {number} are broken ({rows[0]['problem']})"
+            raise StorageError(skipped[0], problem, "repair them or take them away")
+        self.skipped += skipped
+        content = latent_shards.encode(
+            np.stack([row["latent"] for row in good]),
+            [int(row["label"]) for row in good],
+            [str(row["name"]) for row in good],
+            skipped,
+        )
+        return Shard(number, len(good)), content

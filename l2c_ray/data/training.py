@@ -1,0 +1,29 @@
+"""The images that a config asks a router to be learned from."""
+
+import os
+from collections.abc import Mapping
+
+from l2c_ray.config.learn import LearnConfig
+from l2c_ray.data import digits
+from l2c_ray.data.images import TrainingImages
+from l2c_ray.data.latents import LatentImages
+from l2c_ray.storage.objects import open_store
+
+
+def open_training_images(
+    config: LearnConfig, rank: int = 0, environment: Mapping[str, str] = os.environ
+) -> TrainingImages:
+    """The share of the worker `rank` of `cluster.workers`: of the digits unless the config names latents.
+
+    Args:
+        environment: see `open_store`.
+
+    Raises:
+        ConfigError: there are fewer shards of latents than workers, or there are no latents.
+        StorageError, UnreachableError: the latents cannot be read or are not all there.
+    """
+    data, workers = config.data, config.cluster.workers
+    if data.latents is None:
+        return digits.load().shard(rank, workers)
+    store = open_store(data.latents, environment)
+    return LatentImages(store, config.run.seed, rank, workers, data.mixed_shards)

@@ -1,0 +1,74 @@
+"""What `l2c encode` refuses before it looks for a cluster."""
+
+from pathlib import Path
+
+import pytest
+from picture_files import write_folder
+from tiny_models import save_tiny_autoencoder
+from unit_factories import Refused
+
+from l2c_ray.storage.objects import open_store
+
+
+@pytest.fixture(autouse=True)
+def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "nowhere")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """Whose only fault is the cluster."""
+    write_folder(tmp_path / "images", {"cat": 2, "dog": 3})
+    save_tiny_autoencoder(tmp_path / "vae")
+    path = tmp_path / "encode.toml"
+    path.write_text(f"""
+[source]
+images = "{tmp_path}/images"
+classes = 2
+[latents]
+storage = "{tmp_path}/latents"
+vae = "{tmp_path}/vae"
+image_size = 8
+shard_size = 2
+""")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("latents.size=3", "latents.size in "),
+        ("latents.storage='gs://bucket'", "latents.storage in "),
+        ("source.kind='zip'", "source.kind in "),
+        ("source.images='/nowhere'", "/nowhere: cannot be read"),
+        ("source.kind='parquet'", "images: has no .parquet file"),
+        ("source.classes=3", "images: has 2 subfolders, not 3"),
+        ("latents.vae='/nowhere'", "/nowhere/diffusion_pytorch_model.safetensors: cannot be read"),
+        ("latents.image_size=9", "latents.image_size: 9 is no multiple of 2"),
+        ("latents.storage='/proc/latents'", "/proc/latents: cannot be written"),
+        ("cluster.workers=0", "cluster.workers in "),
+    ],
+)
+def test_bad_input_is_told_in_one_line(config: Path, refused: Refused, override: str, named: str) -> None:
+    assert named in refused("encode", config, "--set", override)
+
+
+def test_autoencoder_of_grey_images_is_refused(config: Path, tmp_path: Path, refused: Refused) -> None:
+    grey = save_tiny_autoencoder(tmp_path / "grey", in_channels=1)
+    line = refused("encode", config, "--set", f"latents.vae='{grey}'")
+    assert "latents.vae: encodes images of 1 channels, not 3" in line
+
+
+def test_place_of_other_latents_is_refused_and_nothing_there_is_touched(
+    config: Path, tmp_path: Path, refused: Refused
+) -> None:
+    assert "RAY_ADDRESS: nowhere is no host:port" in refused("encode", config)
+    store = open_store(str(tmp_path / "latents"))
+    store.put("latents-000000-2.parquet", b"content")
+    before = {name: store.get(name) for name in store.names()}
+    line = refused("encode", config, "--set", "latents.seed=1")
+    assert f"seed in {tmp_path}/latents/settings.json: is 0, not 1; take another latents.storage" in line
+    (tmp_path / "images" / "cat" / "9.png").write_bytes(b"one more")
+    assert "shards in" in refused("encode", config, "--set", "latents.shard_size=1")
+    assert "source_sha256 in" in refused("encode", config)
+    assert {name: store.get(name) for name in store.names()} == before
