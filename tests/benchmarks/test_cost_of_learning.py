@@ -15,21 +15,16 @@ import statistics
 import time
 
 import torch
-import torch.nn.functional as F
+from learning_on_digits import error_of, learn_within, share_of
 from published_loop import PublishedLoop
 
-from l2c_ray.caching.executor import ScheduleExecutor
-from l2c_ray.config.learn import LearnConfig
 from l2c_ray.data import digits
 from l2c_ray.data.images import LabelledImages
-from l2c_ray.learning.trajectory_learner import TrajectoryLearner
 from l2c_ray.models import zoo
 from l2c_ray.models.base import CacheableTransformer
-from l2c_ray.models.macs import count_macs
-from l2c_ray.sampling.loop import noise_from_seeds, sample_images
 from l2c_ray.sampling.solver import Solver
 from l2c_ray.sampling.solvers import make_solver
-from l2c_ray.schedule import Guidance, Table
+from l2c_ray.schedule import Table
 
 REPEATS = 5
 THREADS = 2
@@ -37,7 +32,6 @@ PAIRS, BATCH, WEIGHT, RATE = 600, 16, 8e-5, 0.1
 """Of jobs/configs/digits.toml, whose two workers take 8 images each."""
 ITERATIONS, IMAGES = 18, 4
 MOST_OF_THE_TIME = 1 / 3
-GUIDANCE = Guidance(scale=1.5)
 
 
 def test_error_of_the_papers_loop_is_reached_in_a_third_of_its_time() -> None:
@@ -50,7 +44,8 @@ def test_error_of_the_papers_loop_is_reached_in_a_third_of_its_time() -> None:
         start = time.perf_counter()
         theirs = learn_as_published(model, solver, data, seed)
         middle = time.perf_counter()
-        ours = learn_within(share_of(theirs, model), model.requires_grad_(requires_grad=False), solver, seed)
+        frozen = model.requires_grad_(requires_grad=False)
+        ours = learn_within(share_of(theirs, model), frozen, solver, seed, ITERATIONS, IMAGES)
         end = time.perf_counter()
         times.append((end - middle) / (middle - start))
         errors.append(error_of(ours, model, solver) / error_of(theirs, model, solver))
@@ -68,30 +63,3 @@ def learn_as_published(model: CacheableTransformer, solver: Solver, data: Labell
         chosen = torch.randint(len(data), (BATCH,), generator=generator)
         loop.step(data.images[chosen], data.labels[chosen])
     return loop.router.threshold(0.5)
-
-
-def learn_within(share: float, model: CacheableTransformer, solver: Solver, seed: int) -> Table:
-    values = {
-        "run": {"seed": seed},
-        "model": {"name": model.name},
-        "sampler": {"guidance_scale": GUIDANCE.scale},
-        "router": {"budget": share},
-        "training": {"iterations": ITERATIONS, "batch_size": IMAGES, "learning_rate": 0.1},
-    }
-    learner = TrajectoryLearner(LearnConfig.parse(values, source="benchmark"), model, solver)
-    while not learner.done:
-        learner.step(lambda shared: shared)
-    (table,) = learner.tables()
-    return table
-
-
-def share_of(table: Table, model: CacheableTransformer) -> float:
-    return count_macs(model).with_attention.of(table.compute).share
-
-
-def error_of(table: Table, model: CacheableTransformer, solver: Solver, images: int = 256) -> float:
-    """On the first images of the frontier protocol, whose noise neither has seen."""
-    noise, labels = noise_from_seeds(range(10000, 10000 + images), model.image_shape), torch.arange(images) % 10
-    full = sample_images(model, solver, noise, labels, GUIDANCE)
-    cached = sample_images(model, solver, noise, labels, GUIDANCE, ScheduleExecutor(table))
-    return F.mse_loss(cached, full).item()
