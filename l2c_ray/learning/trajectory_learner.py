@@ -110,9 +110,7 @@ class TrajectoryLearner(Learner):
         return [worths / size, *descent, told.changes, told.slopes]
 
     def _what_to_refit(self, batch: Batch) -> list[Tensor]:
-        """The gradient [steps - 1, units], the effects [workers, directions, images, steps - 1, units], and the swaps'
-        tallies.
-        """
+        """The gradient [steps - 1, units], the effects [workers, directions, images, steps - 1, units], and tallies."""
         gradient, mine = batch.coefficients_effects([self._direction(each) for each in range(1, _DIRECTIONS + 1)])
         # The mean over the workers leaves each its own place.
         workers = self._config.cluster.workers
@@ -121,11 +119,11 @@ class TrajectoryLearner(Learner):
         return [gradient, of_all, self._tallies(batch) * workers]
 
     def _tallies(self, batch: Batch) -> Tensor:
-        """What the images tell about swaps, as `Swaps.tallies`."""
-        tallies = torch.zeros_like(self.router.swaps.tallies)
+        """What the images tell about swaps, as `Swaps.tallies` but in single precision, as all that workers share."""
+        tallies = torch.zeros_like(self.router.swaps.tallies, dtype=torch.float32)
         for number, mask in self.router.swaps.masks(self.router.mask):
-            gains = batch.gains(mask).double()
-            tallies[number] = torch.stack([torch.tensor(len(gains)), gains.sum(), gains.square().sum()])
+            gains = batch.gains(mask)
+            tallies[number] = torch.stack([gains.new_tensor(len(gains)), gains.sum(), gains.square().sum()])
         return tallies
 
     def _learn(self, parts: list[Tensor]) -> None:

@@ -150,6 +150,19 @@ def test_message_to_the_other_workers_does_not_grow_with_the_model_or_the_batch(
     assert sizes == [5 * choices + 2] * 2
 
 
+def test_swaps_are_measured_once_the_mask_has_settled_and_keep_the_budget() -> None:
+    learned = learner(0.7, iterations=40)
+    measured = 0.0
+    while not learned.done:
+        run(learned, 1)
+        measured = max(measured, learned.router.swaps.tallies[0, 0].item())
+    # Of two images in each of a third of the last three tenths of the iterations, but that which settles them.
+    assert measured >= 2 * 3
+    assert not learned.router.swaps.pending
+    (table,) = learned.tables()
+    assert share_of(table, learned._model) <= 0.7
+
+
 def test_budget_below_what_cannot_be_reused_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"router.budget: 0.1 is less than"):
         learner(0.1)
