@@ -1,26 +1,18 @@
 """Encodes images to latents and tells what comes of it."""
 
 import json
-from contextlib import ExitStack
 from dataclasses import asdict
 
 import typer
 
-from l2c_ray.cli.output import ProgressDisplay, console, notes, progress_display
+from l2c_ray.cli.output import console, notes, shards_display
 from l2c_ray.config.encoding import EncodingConfig
 from l2c_ray.distributed.encoding import encode
 
 
 def encode_and_report(config: EncodingConfig, as_json: bool) -> None:
     """Encodes with progress on the way, then says what is where."""
-    with ExitStack() as stack:
-        display: list[ProgressDisplay] = []
-
-        def on_shard(done: int, total: int) -> None:
-            if not display:
-                display.append(stack.enter_context(progress_display("shards", total)))
-            display[0].update(done)
-
+    with shards_display() as on_shard:
         encoded = encode(config, on_shard)
     if encoded.skipped:
         notes.print(f"warning: {encoded.skipped} broken images were left out", soft_wrap=True)

@@ -1,7 +1,6 @@
 """Generates images in shards or judges them, and tells what comes of it."""
 
 import json
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import torch
 import typer
 from rich.table import Table
 
-from l2c_ray.cli.output import ProgressDisplay, console, progress_display
+from l2c_ray.cli.output import console, progress_display, shards_display
 from l2c_ray.config.imagenet import GenerationConfig
 from l2c_ray.distributed.generation import generate
 from l2c_ray.evaluation.imagenet import inception
@@ -21,14 +20,7 @@ from l2c_ray.storage.objects import open_store
 
 def generate_and_report(config: GenerationConfig, as_json: bool) -> None:
     """Generates with progress on the way, then says what is where."""
-    with ExitStack() as stack:
-        display: list[ProgressDisplay] = []
-
-        def on_shard(done: int, total: int) -> None:
-            if not display:
-                display.append(stack.enter_context(progress_display("shards", total)))
-            display[0].update(done)
-
+    with shards_display() as on_shard:
         generated = generate(config, on_shard)
     if as_json:
         typer.echo(json.dumps(asdict(generated)))

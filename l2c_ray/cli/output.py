@@ -2,8 +2,8 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import zip_longest
 from typing import Any
 
@@ -189,3 +189,17 @@ def _removed(units: dict[str, Any]) -> str:
 
 def _saving(tmacs: dict[str, float]) -> str:
     return f"{tmacs['full']:.3g} T -> {tmacs['cached']:.3g} T"
+
+
+@contextmanager
+def shards_display() -> Iterator[Callable[[int, int], None]]:
+    """While the context lasts, shows what it is told: how many shards are there, and how many there will be."""
+    with ExitStack() as stack:
+        display: list[ProgressDisplay] = []
+
+        def on_shard(done: int, total: int) -> None:
+            if not display:
+                display.append(stack.enter_context(progress_display("shards", total)))
+            display[0].update(done)
+
+        yield on_shard

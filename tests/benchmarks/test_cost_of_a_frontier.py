@@ -1,8 +1,8 @@
 """What eight budgets cost in one run, by the cost of one budget from scratch that ends as well.
 
 The run is that of jobs/configs/digits-frontier.toml, whose schedules ship in the package. One budget gets a third of
-its iterations, on as many images each, and ends with more error than the run has there: so to end as well it would
-take longer, and the run costs less than three times as much. A quarter of an hour on two free cores.
+its iterations, on as many images each. If it ends with more error than the run has there, then to end as well it would
+take longer, and the run costs less than three times as much; the test fails if it does not.
 """
 
 import pytest

@@ -2,7 +2,7 @@
 
 Each in a process of its own, weights and interpreter counted: twenty steps with guidance beside one pair without. What
 C's allocator keeps of memory that was freed is left out, as a GPU's counter of allocated memory leaves it out: tensors
-get pages of their own and give them back. Half an hour on two free cores.
+get pages of their own and give them back.
 
 What was tried, in GB for 4 steps of one image, 0.98 of them before learning starts:
 - 1.62 with each evaluation's graph made again for every pass back;
