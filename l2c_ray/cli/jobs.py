@@ -1,0 +1,20 @@
+"""What jobs/*.py are made of, so that a submitted job is the command of the same name."""
+
+import argparse
+from collections.abc import Sequence
+
+from l2c_ray.cli.main import main
+
+
+def run_job(command: Sequence[str], description: str | None, example: str) -> None:
+    """Takes `--config FILE` and any number of `--set KEY=VALUE` from the command line, runs `l2c` with them and exits.
+
+    Args:
+        command: words of the `l2c` command.
+        example: a config that ships, by its file name.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--config", required=True, help=f"TOML file, see jobs/configs/{example}")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    given = parser.parse_args()
+    main([*command, given.config, *(part for override in given.set for part in ("--set", override))])
