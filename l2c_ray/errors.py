@@ -56,6 +56,20 @@ class RegistryError(InvalidInputError):
     """A registered model, version or alias does not exist or is not a schedule."""
 
 
+class IntegrityError(RegistryError):
+    """What is stored of a version is not what was registered."""
+
+
+class ConflictError(L2CError):
+    """Somebody else changed the same thing of the registry first; nothing was changed here."""
+
+
+class GateError(L2CError):
+    """A measurement says no: a limit is not kept, so nothing was moved (exit code 3)."""
+
+    exit_code = 3
+
+
 class SamplingError(L2CError):
     """Sampling gave no images."""
 
@@ -66,6 +80,10 @@ class EncodingError(L2CError):
 
 class LearningError(L2CError):
     """Learning broke down while it ran, for instance with a non-finite loss."""
+
+
+class SearchError(L2CError):
+    """A study came to its end without a schedule."""
 
 
 class LearningStoppedError(L2CError):

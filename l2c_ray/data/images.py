@@ -1,5 +1,6 @@
 """What a learner draws its images from: one small interface, and images that are all in memory."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -23,6 +24,11 @@ class TrainingImages(ABC):
     @abstractmethod
     def num_classes(self) -> int:
         """Labels are 0..num_classes-1."""
+
+    @property
+    @abstractmethod
+    def sha256(self) -> str:
+        """Of what they are; workers' shares differ, unless a class says otherwise."""
 
     def settings(self) -> dict[str, str | int]:
         """What a run's record says of them, where a config does not say it all."""
@@ -60,6 +66,12 @@ class LabelledImages(TrainingImages):
     @property
     def num_classes(self) -> int:
         return int(self.labels.max()) + 1
+
+    @property
+    def sha256(self) -> str:
+        digest = hashlib.sha256(self.images.numpy().tobytes())
+        digest.update(self.labels.numpy().tobytes())
+        return digest.hexdigest()
 
     def shard(self, rank: int, world_size: int) -> "LabelledImages":
         """Every `world_size`-th image from `rank` on: shards are disjoint and cover all images."""

@@ -62,6 +62,11 @@ class LatentImages(TrainingImages):
     def num_classes(self) -> int:
         return self._settings.classes
 
+    @property
+    def sha256(self) -> str:
+        """Of the names and settings of all shards, the same on every worker."""
+        return self._sha256
+
     def settings(self) -> dict[str, str | int]:
         return {"latents_sha256": self._sha256, "mixed_shards": self._mixed}
 

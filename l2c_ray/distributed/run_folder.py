@@ -1,41 +1,56 @@
-"""What the folder of a run tells about it: the settings that it was begun with, and how far it has come."""
+"""Where runs are kept, and what the folder of one tells: the settings it was begun with, and how far it has come."""
 
+import fnmatch
 import json
+import os
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from l2c_ray.distributed.worker import STATE_FILE
 from l2c_ray.errors import CheckpointError, ConfigError
-from l2c_ray.storage.files import read_text, write_text
-from l2c_ray.storage.tensors import read_tensors
+from l2c_ray.storage.files import home
+from l2c_ray.storage.objects import ObjectStore, open_store
+from l2c_ray.storage.tensors import parse_tensors
 
 SETTINGS_FILE = "settings.json"
 
 
-def go_on_with(folder: Path, settings: Mapping[str, Any], iterations: int) -> int:
+def open_storage(given: str | None) -> ObjectStore:
+    """Where all runs are, each in a folder of its name: as given, else `$L2C_STORAGE`, else `$L2C_HOME/runs`.
+
+    Raises:
+        StorageError: it is no place that can be written to.
+        UnreachableError: it does not answer.
+    """
+    store = open_store(given or os.environ.get("L2C_STORAGE") or str(home() / "runs"))
+    store.check_writable()
+    return store
+
+
+def go_on_with(runs: ObjectStore, name: str, settings: Mapping[str, Any], iterations: int) -> int:
     """Begins the run or goes on with it; gives the iterations that its checkpoints have done already.
 
     Args:
-        folder: the run's own, made if missing; it has the run's name.
         settings: what may not change from one session of the run to the next.
         iterations: that the run shall have done in the end.
 
     Raises:
         ConfigError: the run was begun with other settings, or has done more iterations.
     """
-    _compare(folder, settings)
-    done = _iterations_done(folder)
+    place = f"{name}/{SETTINGS_FILE}"
+    if runs.find(place):
+        _compare(runs, name, settings)
+    done = _iterations_done(runs, name)
     if done > iterations:
         raise ConfigError(
             "training.iterations",
-            f"run {folder.name} has done {done} already, more than {iterations}",
+            f"run {name} has done {done} already, more than {iterations}",
             f"take at least {done}, or another run.name",
         )
-    write_text(folder / SETTINGS_FILE, json.dumps(settings, indent=1) + "\n")
+    runs.put(place, (json.dumps(settings, indent=1) + "\n").encode())
     return done
 
 
@@ -50,26 +65,24 @@ def iterations_of(state: Mapping[str, Tensor]) -> int:
     return int(state["iteration"])
 
 
-def _compare(folder: Path, settings: Mapping[str, Any]) -> None:
-    if not (folder / SETTINGS_FILE).exists():
-        return
-    path = folder / SETTINGS_FILE
+def _compare(runs: ObjectStore, name: str, settings: Mapping[str, Any]) -> None:
+    place = f"{name}/{SETTINGS_FILE}"
     try:
-        before: dict[str, Any] = dict(json.loads(read_text(path)))
-    except (TypeError, ValueError) as error:
+        before: dict[str, Any] = dict(json.loads(runs.get(place)))
+    except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(
-            str(path), f"is no run's ({error})", "choose another run.name or remove its folder"
+            f"{runs.address}/{place}", f"is no run's ({error})", "choose another run.name or remove its folder"
         ) from error
     for key, value in settings.items():
         if before.get(key) != value:
-            problem = f"run {folder.name} was begun with {key} = {before.get(key)}, not {value}"
+            problem = f"run {name} was begun with {key} = {before.get(key)}, not {value}"
             raise ConfigError("run.name", problem, "choose another name or the same settings")
 
 
-def _iterations_done(folder: Path) -> int:
+def _iterations_done(runs: ObjectStore, name: str) -> int:
     done = [0]
-    for path in folder.glob(f"checkpoint_*/{STATE_FILE}"):
-        # A job that was killed may have left one half written; Ray Train goes on from a whole one.
+    for state in fnmatch.filter(runs.names(name), f"*/checkpoint_*/{STATE_FILE}"):
+        # A checkpoint of older versions may be cut off; Ray Train goes on from a whole one.
         with suppress(CheckpointError):
-            done.append(iterations_of(read_tensors(path)))
+            done.append(iterations_of(parse_tensors(runs.get(state), f"{runs.address}/{state}")))
     return max(done)

@@ -1,1 +1,1 @@
-"""Files that appear whole, and the tensors in them."""
+"""Files that appear whole, the tensors in them, objects in folders and in S3, and this machine's copies of those."""

@@ -1,10 +1,16 @@
 """Files that appear whole: written beside their place, flushed to disk, then renamed into it."""
 
+import fcntl
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
+from typing import IO
 
 from l2c_ray.errors import StorageError
+from l2c_ray.storage.addresses import UNFINISHED
 
 
 def home() -> Path:
@@ -36,25 +42,89 @@ def write_bytes(path: Path, content: bytes, mode: int = 0o666) -> Path:
     Raises:
         StorageError: the file or its folder cannot be written.
     """
+    with writing(path, mode) as file:
+        file.write(content)
+    return path
+
+
+@contextmanager
+def writing(path: Path, mode: int = 0o666, new: bool = False) -> Iterator[IO[bytes]]:
+    """A file that takes its place, as by `write_bytes`, when the context ends without an error.
+
+    Args:
+        new: it takes no other file's place.
+
+    Raises:
+        FileExistsError: it is `new` and there is one.
+        StorageError: the file or its folder cannot be written.
+    """
     make_writable(path.parent)
     temporary = ""
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            # mkstemp makes files that only their owner may read or write.
-            os.fchmod(file.fileno(), mode & ~_umask())
-        Path(temporary).replace(path)
+        with cannot_be_written(path):
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED)
+            with os.fdopen(handle, "wb") as file:
+                yield file
+                finish(file, Path(temporary), path, mode, new)
+    finally:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def finish(file: IO[bytes], temporary: Path, path: Path, mode: int = 0o666, new: bool = False) -> None:
+    """Gives what was written to the file at `temporary` its place; see `writing`.
+
+    Raises:
+        OSError: it cannot.
+    """
+    file.flush()
+    os.fsync(file.fileno())
+    # Temporary files are made so that only their owner may read or write.
+    os.fchmod(file.fileno(), mode & ~_umask())
+    if new:
+        # Unlike a rename, a link never takes another's place.
+        path.hardlink_to(temporary)
+    else:
+        temporary.replace(path)
+
+
+@contextmanager
+def cannot_be_written(path: Path) -> Iterator[None]:
+    """Makes errors of the file system `StorageError`s that name the path, but for a file that is there already."""
+    try:
+        yield
+    except FileExistsError:
+        raise
     except OSError as error:
         raise StorageError(
             str(path), f"cannot be written ({error.strerror})", "free space or change the place"
         ) from error
-    finally:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-    return path
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds a lock that processes and threads of this machine get one after the other; it ends with its process.
+
+    Args:
+        path: of a file that is there while the lock is held or waited for.
+
+    Raises:
+        StorageError: the file cannot be made.
+    """
+    while True:
+        with cannot_be_written(path):
+            handle = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            # Whoever had it before has removed the file, and another may have been made since.
+            if _is_at(handle, path):
+                try:
+                    yield
+                finally:
+                    path.unlink(missing_ok=True)
+                return
+        finally:
+            os.close(handle)
 
 
 def write_text(path: Path, content: str, mode: int = 0o666) -> Path:
@@ -75,8 +145,30 @@ def read_text(path: Path) -> str:
         raise StorageError(str(path), f"cannot be read ({reason})", "check the path") from error
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[BufferedReader]:
+    """The file, to read.
+
+    Raises:
+        StorageError: it is missing or unreadable.
+    """
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise StorageError(str(path), f"cannot be read ({error.strerror})", "check the path") from error
+    with file:
+        yield file
+
+
 def _umask() -> int:
     # The umask can only be read by setting it.
     mask = os.umask(0o022)
     os.umask(mask)
     return mask
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False

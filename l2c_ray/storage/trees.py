@@ -10,18 +10,22 @@ from typing import IO, Any, cast
 import pyarrow as pa
 from pyarrow import fs
 
-from l2c_ray.errors import StorageError
-from l2c_ray.storage.objects import S3_ADDRESS
+from l2c_ray.errors import StorageError, UnreachableError
+from l2c_ray.storage.addresses import parse_s3
 
 _SECONDS_TO_CONNECT = 10
 _SECONDS_TO_ANSWER = 60
-_ATTEMPTS = 4
+_ATTEMPTS = 9
+"""The client doubles its pauses, up to 20 s: a server that refuses connections may be away for about a minute."""
+_AWAY = re.compile(r"NETWORK_CONNECTION|SERVICE_UNAVAILABLE|SLOW_DOWN|REQUEST_TIMEOUT|INTERNAL_FAILURE|[Tt]imeout")
+"""How the client calls an error of a server that is away, or does not work just now."""
 
 
 class FileTree:
     """What is below a folder's path or `s3://bucket/prefix`; it is only read.
 
-    Every method raises a `StorageError` where the place is not there, not this user's or does not answer.
+    Every method raises a `StorageError` where the place is not there or not this user's, and an `UnreachableError`
+    where it has not answered for a while.
     """
 
     def __init__(self, address: str, environment: Mapping[str, str] = os.environ) -> None:
@@ -39,20 +43,18 @@ class FileTree:
             self._system: fs.FileSystem = fs.LocalFileSystem()
             self._root = str(Path(address).expanduser().absolute())
             return
-        match = re.match(S3_ADDRESS, address)
-        if not match:
-            raise StorageError(address, "is no address of files", "give a folder or s3://bucket/prefix")
+        bucket, prefix = parse_s3(address)
         with self._typed_errors(self.address):
             self._system = _s3(environment)
-        self._root = f"{match[1]}/{match[2] or ''}".rstrip("/")
+        self._root = f"{bucket}/{prefix}".rstrip("/")
 
-    def files(self, deep: bool = False) -> list[str]:
-        """Names of the files directly below the address, or at any depth with slashes in them; sorted."""
-        return self._names(fs.FileType.File, deep)
+    def files(self, deep: bool = False) -> dict[str, int]:
+        """Sizes of the files directly below the address, or at any depth, by their names with slashes; sorted."""
+        return {name: info.size for name, info in self._found(fs.FileType.File, deep)}
 
     def folders(self) -> list[str]:
         """Names of the folders directly below the address, also empty ones; sorted."""
-        return self._names(fs.FileType.Directory, deep=False)
+        return [name for name, _ in self._found(fs.FileType.Directory, deep=False)]
 
     def read(self, name: str) -> bytes:
         with self._typed_errors(f"{self.address}/{name}"), self._system.open_input_stream(self._path(name)) as stream:
@@ -70,12 +72,13 @@ class FileTree:
         with self._typed_errors(f"{self.address}/{name}"), self._system.open_input_stream(self._path(name)) as file:
             yield file
 
-    def _names(self, kind: fs.FileType, deep: bool) -> list[str]:
-        """Without those that are hidden or in a hidden folder."""
+    def _found(self, kind: fs.FileType, deep: bool) -> list[tuple[str, fs.FileInfo]]:
+        """By name, without those that are hidden or in a hidden folder."""
         with self._typed_errors(self.address):
             found = self._system.get_file_info(fs.FileSelector(self._root, recursive=deep))
-        names = sorted(info.path[len(self._root) + 1 :] for info in found if info.type == kind)
-        return [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
+        named = [(info.path[len(self._root) + 1 :], info) for info in found if info.type == kind]
+        named.sort(key=lambda each: each[0])
+        return [(name, info) for name, info in named if not any(part.startswith(".") for part in name.split("/"))]
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
@@ -87,6 +90,8 @@ class FileTree:
         except (OSError, pa.ArrowException) as error:
             reason = str(error.strerror if isinstance(error, OSError) and error.strerror else error).splitlines()[0]
             remedy = "check the path" if "://" not in self.address else "check the bucket and the AWS_* variables"
+            if "://" in self.address and _AWAY.search(str(error)):
+                raise UnreachableError(subject, f"S3 does not answer ({reason})", "try again later") from error
             raise StorageError(subject, f"cannot be read ({reason})", remedy) from error
 
 

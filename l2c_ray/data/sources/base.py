@@ -25,6 +25,8 @@ class Part:
 
     number: int
     files: tuple[str, ...]
+    sizes: tuple[int, ...]
+    """Of every file, in bytes."""
     labels: tuple[int, ...] = ()
     """Of every file, where a file is one image."""
     rows: tuple[int, int] = (0, 0)
@@ -44,7 +46,7 @@ class ImageFiles(ABC):
 
 
 def fingerprint(parts: Sequence[Part]) -> str:
-    """A hash of what the parts are made of, by name."""
+    """A hash of what the parts are made of, by name and size."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(repr(part).encode())

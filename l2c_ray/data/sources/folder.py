@@ -25,14 +25,20 @@ class ClassFolders(ImageFiles):
 
     def parts(self) -> list[Part]:
         label_of = self._labels(self._tree.folders())
-        files = [file for file in self._tree.files(deep=True) if PurePosixPath(file).suffix.lower() in _SUFFIXES]
+        sizes = self._tree.files(deep=True)
+        files = [file for file in sizes if PurePosixPath(file).suffix.lower() in _SUFFIXES]
         self._require_images_of(label_of, files)
         generator = torch.Generator().manual_seed(draw_seed(self._seed, "order", 0))
         shuffled = [files[index] for index in torch.randperm(len(files), generator=generator).tolist()]
         starts = range(0, len(shuffled), self._part_size)
         groups = [tuple(shuffled[start : start + self._part_size]) for start in starts]
         return [
-            Part(number, group, labels=tuple(label_of[_folder(file)] for file in group))
+            Part(
+                number,
+                group,
+                tuple(sizes[file] for file in group),
+                labels=tuple(label_of[_folder(file)] for file in group),
+            )
             for number, group in enumerate(groups)
         ]
 

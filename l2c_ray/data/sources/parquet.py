@@ -25,7 +25,8 @@ class ParquetImages(ImageFiles):
 
     def parts(self) -> list[Part]:
         found: list[tuple[str, tuple[int, int]]] = []
-        for file in self._tree.files():
+        sizes = self._tree.files()
+        for file in sizes:
             if file.endswith(".parquet"):
                 rows = self._rows(file)
                 found += [
@@ -33,7 +34,7 @@ class ParquetImages(ImageFiles):
                 ]
         if not found:
             raise nothing_there(self._tree.address, ".parquet file with a row")
-        return [Part(number, (file,), rows=rows) for number, (file, rows) in enumerate(found)]
+        return [Part(number, (file,), (sizes[file],), rows=rows) for number, (file, rows) in enumerate(found)]
 
     def read(self, part: Part) -> Iterator[Example]:
         (file,), (first, end) = part.files, part.rows

@@ -3,7 +3,7 @@
 import tarfile
 from collections.abc import Iterator
 from itertools import groupby
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from l2c_ray.data.sources.base import Example, ImageFiles, Part, nothing_there, require_label
 from l2c_ray.errors import StorageError
@@ -11,12 +11,27 @@ from l2c_ray.storage.trees import FileTree
 
 _IMAGES = {"jpg", "jpeg", "png", "webp", "bmp"}
 _LABEL = "cls"
+_END = "end of file header"
+"""As the standard library calls the zeros that every whole tar ends with."""
 
 
 class _Member(NamedTuple):
     key: str
     suffix: str
     content: bytes
+
+
+class _Header(tarfile.TarInfo):
+    """Of a member. After the first, the standard library takes whatever is no header for the end of the tar."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(tarfile_)
+        except tarfile.HeaderError as error:
+            if str(error) == _END:
+                raise
+            raise tarfile.ReadError(str(error)) from error
 
 
 class TarImages(ImageFiles):
@@ -27,10 +42,10 @@ class TarImages(ImageFiles):
         self._classes = classes
 
     def parts(self) -> list[Part]:
-        tars = [file for file in self._tree.files() if file.endswith(".tar")]
+        tars = [(file, size) for file, size in self._tree.files().items() if file.endswith(".tar")]
         if not tars:
             raise nothing_there(self._tree.address, ".tar file")
-        return [Part(number, (file,)) for number, file in enumerate(tars)]
+        return [Part(number, (file,), (size,)) for number, (file, size) in enumerate(tars)]
 
     def read(self, part: Part) -> Iterator[Example]:
         (file,) = part.files
@@ -45,7 +60,7 @@ class TarImages(ImageFiles):
 
     def _members(self, file: str) -> Iterator[_Member]:
         try:
-            with self._tree.stream(file) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
+            with self._tree.stream(file) as stream, tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as tar:
                 for member in tar:
                     content = tar.extractfile(member) if member.isfile() else None
                     if content:
