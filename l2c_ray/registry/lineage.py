@@ -1,12 +1,52 @@
-"""Which code made a schedule."""
+"""Where a schedule comes from: which code, run, study, data and seeds made it."""
 
 import json
 import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import l2c_ray
+
+PREFIX = "lineage."
+"""Of the tags that tell a version's lineage."""
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What a version was made from, beside the commit, which its schedule has."""
+
+    run: str
+    """Name of the run that learned it."""
+    run_id: str
+    """The MLflow run."""
+    config: Mapping[str, Any]
+    """All settings of the job; plain values of JSON."""
+    data: str
+    """What was learned from, with a hash where it is data."""
+    seeds: Mapping[str, int]
+    """By what they were for."""
+    study: str | None = None
+    """Of the search that it is a trial of."""
+    trial: int | None = None
+    parent: str | None = None
+    """SHA-256 of the schedule from which learning began, where it did not begin anew."""
+
+    def tags(self, commit: str) -> dict[str, str]:
+        """As tags of the version; what there is none of has no tag."""
+        told = {
+            "run": self.run,
+            "data": self.data,
+            "seeds": json.dumps(dict(self.seeds)),
+            "commit": commit,
+            "study": self.study,
+            "trial": self.trial,
+            "parent": self.parent,
+        }
+        return {PREFIX + name: str(value) for name, value in told.items() if value is not None}
 
 
 def git_commit() -> str | None:

@@ -34,11 +34,13 @@ _METRICS_A_CALL = 1000
 _PASSWORD = re.compile(r"(://[^/\s:@]*):\S*@")
 
 # MLflow reads these at every call. Its own 7 retries of 120 seconds hold a job up for minutes when the server dies;
-# these get over a restart. A bar for files of a few kilobytes only clutters logs.
+# these get over a restart. A bar for files of a few kilobytes only clutters logs, and the address of every run
+# does not belong on stdout, where JSON may be asked for.
 _CLIENT_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
 _log = logging.getLogger(__name__)

@@ -1,31 +1,31 @@
-"""Schedules as versions of registered models, and the alias that serving follows."""
+"""Schedules as versions of registered models: what a version is, and how it is looked up."""
 
 import logging
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from hashlib import sha256
-from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import mlflow
-import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from l2c_ray.errors import RegistryError
+from l2c_ray.errors import IntegrityError, RegistryError
 from l2c_ray.models import zoo
 from l2c_ray.models.checkpoints import WEIGHTS
-from l2c_ray.registry.pyfunc import MODEL_CONFIG, signature
-from l2c_ray.registry.tracking import reason, server_errors, unless_there
-from l2c_ray.schedule import ModelIdentity, Quality, Schedule
+from l2c_ray.registry.tracking import reason, server_errors
+from l2c_ray.schedule import ModelIdentity, Schedule
 from l2c_ray.storage.files import read_text
 
 CHAMPION = "champion"
 SCHEDULE_FILE = "schedule.json"
+
+_Found = TypeVar("_Found")
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +47,8 @@ class RegisteredVersion:
     """How the error was measured, and on how many images."""
     run_id: str
     git_commit: str
+    worth_serving: bool
+    """It has less error than the sampler with fewer steps at the same compute."""
 
     @property
     def uri(self) -> str:
@@ -59,14 +61,20 @@ class RegisteredVersion:
 
     def shortfall(self, other: "RegisteredVersion") -> str | None:
         """Why this one does not beat the other; None where it does."""
-        for condition in ("weights_sha256", "guidance", "protocol"):
-            mine, theirs = getattr(self, condition), getattr(other, condition)
-            if mine != theirs:
-                return f"its {condition} is {mine}, version {other.version}'s is {theirs}, so they do not compare"
+        if difference := self.differs_in(other):
+            return f"{difference}, so they do not compare"
         if (self.compute_share, self.mse) == (other.compute_share, other.mse):
             return f"version {other.version} has the same {other._cost_and_error()}"
         if self.compute_share > other.compute_share or self.mse > other.mse:
             return f"it has {self._cost_and_error()}, version {other.version} has {other._cost_and_error()}"
+        return None
+
+    def differs_in(self, other: "RegisteredVersion") -> str | None:
+        """Why the two do not compare; None where both were measured alike, on the same weights."""
+        for condition in ("weights_sha256", "guidance", "protocol"):
+            mine, theirs = getattr(self, condition), getattr(other, condition)
+            if mine != theirs:
+                return f"its {condition} is {mine}, version {other.version}'s is {theirs}"
         return None
 
     def _cost_and_error(self) -> str:
@@ -85,50 +93,13 @@ def model_name(model: ModelIdentity, sampler: str, steps: int) -> str:
 
 
 @server_errors()
-def register(
-    client: MlflowClient,
-    schedule: Schedule,
-    run_id: str,
-    image_shape: tuple[int, int, int],
-    tags: Mapping[str, str],
-    *,
-    worth_serving: bool,
-) -> RegisteredVersion:
-    """Makes a version of a measured schedule, and the champion if it is worth serving and beats the one there is.
-
-    The same schedule is the same version, however often it is registered. Why a version does not become champion
-    is said in the log.
-
-    Args:
-        worth_serving: it has less error than the sampler with fewer steps at the same compute.
-
-    Raises:
-        RegistryError: the schedule's error has not been measured.
-        UnreachableError: the registry does not answer.
-    """
-    quality = schedule.quality
-    if quality is None or "mse" not in quality.metrics:
-        raise RegistryError("quality", "the schedule's error was not measured", "measure it before registering it")
-    name = model_name(schedule.model, schedule.sampler.name, schedule.sampler.steps)
-    with unless_there():
-        client.create_registered_model(name, description="Caching schedules, one version each")
-    found = client.search_model_versions(f"name = '{name}' and tags.sha256 = '{schedule.sha256}'")
-    known, _ = _read_all(client, found)
-    registered = known[0] if known else _create(client, schedule, quality, name, run_id, image_shape, tags)
-    obstacle = _promote(client, registered) if worth_serving else "fewer steps at the same compute do as well"
-    if obstacle and CHAMPION not in registered.aliases:
-        _log.warning("%s version %d does not become %s: %s", name, registered.version, CHAMPION, obstacle)
-    return get_version(client, name, registered.version)
-
-
-@server_errors()
 def list_versions(client: MlflowClient) -> list[RegisteredVersion]:
     """All schedules, by name and newest first. What else there is in the registry is left out, with a line in the log.
 
     Raises:
         UnreachableError: the registry does not answer.
     """
-    versions, others = _read_all(client, client.search_model_versions())
+    versions, others = read_all(client, client.search_model_versions())
     if others:
         _log.warning("left out %d versions that are no schedules, for instance %s", len(others), others[0])
     return sorted(versions, key=lambda version: (version.name, -version.version))
@@ -142,10 +113,10 @@ def get_version(client: MlflowClient, name: str, version: int) -> RegisteredVers
         RegistryError: there is no such version, or it is not a schedule.
         UnreachableError: the registry does not answer.
     """
-    found = _find(lambda: client.get_model_version(name, str(version)))
+    found = find(lambda: client.get_model_version(name, str(version)))
     if found is None:
-        raise _missing(f"models:/{name}/{version}")
-    return _read(client, found)
+        raise missing(f"models:/{name}/{version}")
+    return read(client, found)
 
 
 @server_errors()
@@ -156,17 +127,55 @@ def resolve(client: MlflowClient, name: str, alias: str) -> RegisteredVersion:
         RegistryError: no such model, none of its versions has the alias, or the one that has it is not a schedule.
         UnreachableError: the registry does not answer.
     """
-    found = _find(lambda: client.get_model_version_by_alias(name, alias))
+    found = find(lambda: client.get_model_version_by_alias(name, alias))
     if found is None:
-        raise _missing(f"{name}@{alias}")
-    return _read(client, found)
+        raise missing(f"{name}@{alias}")
+    return read(client, found)
+
+
+@server_errors()
+def versions_of(client: MlflowClient, name: str) -> list[RegisteredVersion]:
+    """All schedules of one registered model, the oldest first; none where there is no such model.
+
+    Raises:
+        UnreachableError: the registry does not answer.
+    """
+    versions, _ = read_all(client, client.search_model_versions(f"name = '{name}'"))
+    return sorted(versions, key=lambda version: version.version)
+
+
+def look_up(client: MlflowClient, reference: str) -> RegisteredVersion:
+    """The version that `NAME@ALIAS` or `NAME/VERSION` stands for.
+
+    Raises:
+        RegistryError: it is neither of them, or there is no such version.
+        UnreachableError: the registry does not answer.
+    """
+    # Databases have 32 bits for a version's number.
+    written = re.fullmatch(r"(?:models:/)?([\w.-]+)(?:@([\w-]+)|/(\d{1,9}))", reference, re.ASCII)
+    if not written:
+        raise RegistryError(reference, "is no version", "write NAME@ALIAS or NAME/VERSION")
+    name, alias, version = written.groups()
+    return resolve(client, name, alias) if alias else get_version(client, name, int(version))
+
+
+@server_errors()
+def holder_of(client: MlflowClient, name: str, alias: str) -> int | None:
+    """The number of the version that has the alias, whatever it is; None where none has.
+
+    Raises:
+        UnreachableError: the registry does not answer.
+    """
+    found = find(lambda: client.get_model_version_by_alias(name, alias))
+    return int(found.version) if found else None
 
 
 def load_schedule(version: RegisteredVersion) -> Schedule:
     """The schedule of a version, checked against the hash that it was registered with.
 
     Raises:
-        RegistryError: the artifact cannot be fetched or is another schedule.
+        RegistryError: the artifact cannot be fetched.
+        IntegrityError: it is another schedule.
         ScheduleError: its file is corrupt.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -179,7 +188,7 @@ def load_schedule(version: RegisteredVersion) -> Schedule:
             raise RegistryError(version.uri, problem, "check the artifact storage") from error
         schedule = Schedule.from_json(text, source=version.uri)
     if schedule.sha256 != version.sha256:
-        raise RegistryError(version.uri, "its file is another schedule than was registered", "register it again")
+        raise IntegrityError(version.uri, "its file is another schedule than was registered", "register it again")
     return schedule
 
 
@@ -190,66 +199,8 @@ def _embedded_sha256(model: str) -> str | None:
     return sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None
 
 
-def _create(
-    client: MlflowClient,
-    schedule: Schedule,
-    quality: Quality,
-    name: str,
-    run_id: str,
-    image_shape: tuple[int, int, int],
-    tags: Mapping[str, str],
-) -> RegisteredVersion:
-    with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_id=run_id):
-        path = Path(folder, SCHEDULE_FILE)
-        path.write_text(schedule.to_json())
-        logged = mlflow.pyfunc.log_model(
-            name="schedule",
-            loader_module="l2c_ray.registry.pyfunc",
-            data_path=str(path),
-            model_config=MODEL_CONFIG,
-            signature=signature(image_shape),
-            input_example=pd.DataFrame({"label": [3], "seed": [7]}),
-            pip_requirements=[f"l2c_ray=={installed_version('l2c_ray')}"],
-        )
-    described = {f"metric.{metric}": repr(value) for metric, value in quality.metrics.items()} | {
-        "sha256": schedule.sha256,
-        "compute_share": repr(schedule.compute_share),
-        "weights_sha256": schedule.model.weights_sha256 or "any",
-        "guidance": str(schedule.sampler.guidance),
-        "protocol": quality.protocol,
-        "git_commit": schedule.provenance.git_commit or "unknown",
-    }
-    described |= tags
-    # A server takes the model as a source only together with its id.
-    created = client.create_model_version(name, logged.model_uri, run_id, tags=described, model_id=logged.model_id)
-    return _read(client, created)
-
-
-def _promote(client: MlflowClient, candidate: RegisteredVersion) -> str | None:
-    """Makes the candidate champion, or says what stands in its way."""
-    set_alias = partial(client.set_registered_model_alias, candidate.name, CHAMPION, str(candidate.version))
-    obstacle = _obstacle(client, candidate)
-    if obstacle is None:
-        try:
-            set_alias()
-        except MlflowException:
-            # MLflow fails where another process gives the alias for the first time just now; then the two compare.
-            obstacle = _obstacle(client, candidate)
-            if obstacle is None:
-                set_alias()
-    return obstacle
-
-
-def _obstacle(client: MlflowClient, candidate: RegisteredVersion) -> str | None:
-    """What keeps the candidate from being champion; None where nothing does."""
-    found = _find(lambda: client.get_model_version_by_alias(candidate.name, CHAMPION))
-    try:
-        return candidate.shortfall(_read(client, found)) if found else None
-    except RegistryError as error:
-        return str(error)
-
-
-def _find(look: Callable[[], ModelVersion]) -> ModelVersion | None:
+def find(look: Callable[[], _Found]) -> _Found | None:
+    """What `look` gets of MLflow; None where there is no such thing."""
     try:
         return look()
     except MlflowException as error:
@@ -259,22 +210,23 @@ def _find(look: Callable[[], ModelVersion]) -> ModelVersion | None:
         raise
 
 
-def _missing(subject: str) -> RegistryError:
+def missing(subject: str) -> RegistryError:
+    """For a model, version or alias that is not there."""
     return RegistryError(subject, "is not in the registry", "learn a schedule first, or see l2c registry list")
 
 
-def _read_all(client: MlflowClient, found: Iterable[ModelVersion]) -> tuple[list[RegisteredVersion], list[str]]:
+def read_all(client: MlflowClient, found: Iterable[ModelVersion]) -> tuple[list[RegisteredVersion], list[str]]:
     """The schedules among them, and what the others are."""
     versions, others = [], []
     for version in found:
         try:
-            versions.append(_read(client, version))
+            versions.append(read(client, version))
         except RegistryError as error:
             others.append(str(error))
     return versions, others
 
 
-def _read(client: MlflowClient, found: ModelVersion) -> RegisteredVersion:
+def read(client: MlflowClient, found: ModelVersion) -> RegisteredVersion:
     """The version that MLflow found.
 
     Raises:
@@ -294,6 +246,7 @@ def _read(client: MlflowClient, found: ModelVersion) -> RegisteredVersion:
             protocol=tags["protocol"],
             run_id=found.run_id or "",
             git_commit=tags["git_commit"],
+            worth_serving=tags.get("worth_serving") == "true",
         )
     except (KeyError, ValueError) as error:
         problem = f"it has no tag {error}" if isinstance(error, KeyError) else str(error)

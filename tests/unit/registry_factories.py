@@ -10,7 +10,6 @@ from unit_factories import GUIDANCE, cost, sampler_identity, small_schedule
 from l2c_ray.models import zoo
 from l2c_ray.models.checkpoints import WEIGHTS
 from l2c_ray.registry.tracking import TrackedRun
-from l2c_ray.registry.versions import RegisteredVersion, register
 from l2c_ray.schedule import Guidance, Provenance, Quality, Schedule
 
 NAME = "small-aaaaaaaa-ddim-3"
@@ -32,12 +31,6 @@ def measured(
         quality=Quality(protocol=protocol, metrics={"mse": mse, "psnr": 30.0}),
         provenance=Provenance(policy="learned", settings={"seed": 0}, git_commit=git_commit),
     )
-
-
-def add(
-    client: MlflowClient, run: TrackedRun, schedule: Schedule, *, worth_serving: bool = True, **tags: str
-) -> RegisteredVersion:
-    return register(client, schedule, run.id, (1, 8, 8), tags, worth_serving=worth_serving)
 
 
 def add_foreign(client: MlflowClient, run: TrackedRun, name: str, **tags: str) -> int:

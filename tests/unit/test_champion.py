@@ -3,10 +3,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from lineages import add
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
-from registry_factories import NAME, PROTOCOL, add, add_foreign, measured
+from registry_factories import NAME, PROTOCOL, add_foreign, measured
 
 from l2c_ray.errors import L2CError, RegistryError
 from l2c_ray.registry.tracking import TrackedRun
@@ -20,7 +21,8 @@ from l2c_ray.schedule import Guidance, Quality, Schedule
 
 
 def version(compute_share: float, mse: float) -> RegisteredVersion:
-    return RegisteredVersion(NAME, 1, (), "0" * 64, compute_share, mse, "a" * 64, "1.5 standard", PROTOCOL, "", "")
+    conditions = ("a" * 64, "1.5 standard", PROTOCOL)
+    return RegisteredVersion(NAME, 1, (), "0" * 64, compute_share, mse, *conditions, "", "", True)
 
 
 @pytest.mark.parametrize(

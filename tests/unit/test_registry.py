@@ -5,8 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from lineages import add
 from mlflow import MlflowClient
-from registry_factories import NAME, PROTOCOL, add, add_foreign, measured
+from registry_factories import NAME, PROTOCOL, add_foreign, measured
 from unit_factories import small_schedule
 
 from l2c_ray.caching.pipeline import Pipeline
@@ -31,7 +32,7 @@ def artifact(home: Path) -> Path:
 
 def test_version_is_tagged_with_what_it_is(client: MlflowClient, run: TrackedRun) -> None:
     schedule = measured(cached=600, mse=1.5e-3)
-    registered = add(client, run, schedule, speedup="1.9")
+    registered = add(client, run, schedule, speedup=1.9)
     tags = client.get_model_version(NAME, "1").tags
     assert tags["sha256"] == schedule.sha256
     assert float(tags["compute_share"]) == 0.6
@@ -41,9 +42,9 @@ def test_version_is_tagged_with_what_it_is(client: MlflowClient, run: TrackedRun
     assert tags["weights_sha256"] == "a" * 64
     assert tags["guidance"] == "1.5 standard"
     assert tags["protocol"] == PROTOCOL
-    assert tags["speedup"] == "1.9"
+    assert tags["metric.speedup"] == "1.9"
     assert registered == RegisteredVersion(
-        NAME, 1, (CHAMPION,), schedule.sha256, 0.6, 1.5e-3, "a" * 64, "1.5 standard", PROTOCOL, run.id, "f" * 40
+        NAME, 1, (CHAMPION,), schedule.sha256, 0.6, 1.5e-3, "a" * 64, "1.5 standard", PROTOCOL, run.id, "f" * 40, True
     )
     assert registered.uri == f"models:/{NAME}/1"
 

@@ -1,0 +1,76 @@
+"""Measures a live schedule again in this process, and tells whether it still does what its version says."""
+
+import json
+import re
+from pathlib import Path
+
+import typer
+
+from l2c_ray.caching.pipeline import Pipeline
+from l2c_ray.cli.output import checks_table, console, measuring_display
+from l2c_ray.errors import GateError, IntegrityError, ScheduleError
+from l2c_ray.evaluation import classifier
+from l2c_ray.evaluation.bootstrap import Resampling
+from l2c_ray.evaluation.candidates import gate_candidates
+from l2c_ray.evaluation.frontier import Sampler
+from l2c_ray.evaluation.gate import Check, drift_check, for_weights_of, identity_checks, skips_check
+from l2c_ray.evaluation.remeasurement import Remeasured, frontier_draws, remeasure
+from l2c_ray.models import zoo
+from l2c_ray.registry import tracking
+from l2c_ray.registry.versions import RegisteredVersion, load_schedule, look_up
+from l2c_ray.sampling.solvers import make_solver
+from l2c_ray.schedule import Schedule
+
+_IMAGES = 512
+
+
+def drift_and_report(
+    reference: str, checkpoint: Path | None, images: int | None, batch_size: int, as_json: bool
+) -> None:
+    """Prints what holds and what does not.
+
+    Raises:
+        GateError: something does not hold.
+    """
+    version = look_up(tracking.connect(), reference)
+    checks = _check(version, checkpoint, images or _images_of(version), batch_size)
+    if as_json:
+        typer.echo(json.dumps({"version": version.uri, "checks": [check.as_dict() for check in checks]}))
+    else:
+        console.print(checks_table(check.as_dict() for check in checks))
+    failed = [f"{check.name} {check.finding}" for check in checks if not check.passed]
+    if failed:
+        raise GateError(version.uri, f"no longer holds: {', '.join(failed)}", "learn it anew, or roll its alias back")
+
+
+def _check(version: RegisteredVersion, checkpoint: Path | None, images: int, batch_size: int) -> list[Check]:
+    try:
+        schedule = load_schedule(version)
+    except (IntegrityError, ScheduleError) as error:
+        return [Check("schedule", False, error.problem)]
+    model = zoo.load(schedule.model.name, checkpoint)
+    solver = make_solver(schedule.sampler.name, schedule.sampler.steps, model)
+    pipeline = Pipeline(model, solver, schedule.sampler.guidance)
+    weights, sampler = identity_checks(schedule, pipeline)
+    if not sampler.passed:
+        # Its steps or units mean something else here.
+        return [weights, sampler]
+    # With other weights too it is worth knowing what the schedule does to them.
+    mine = _measure(for_weights_of(schedule, pipeline), pipeline, images, batch_size)
+    return [weights, sampler, drift_check(version.mse, mine, Resampling()), skips_check(schedule, mine)]
+
+
+def _measure(schedule: Schedule, pipeline: Pipeline, images: int, batch_size: int) -> Remeasured:
+    model = pipeline.model
+    candidates = gate_candidates(pipeline, {"schedule": schedule})[:2]
+    sampler = Sampler(model, pipeline.solver.name, pipeline.guidance, batch_size)
+    draws, judge = frontier_draws(images, model.num_classes), classifier.judge_of(model.image_shape)
+    with measuring_display() as on_images:
+        _, mine = remeasure(candidates, sampler, draws, batch_size, judge, on_images)
+    return mine
+
+
+def _images_of(version: RegisteredVersion) -> int:
+    """As many as the version was measured on, so that the very same images are made again."""
+    told = re.search(r"images=(\d+)", version.protocol)
+    return int(told[1]) if told else _IMAGES

@@ -1,0 +1,58 @@
+"""Runs the job of promoting and tells what comes of it."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import typer
+
+from l2c_ray.cli.output import checks_table, console, measuring_display, move_in_words
+from l2c_ray.config.promotion import PromotionConfig
+from l2c_ray.distributed.promotion import Verdict, promote
+from l2c_ray.errors import L2CError
+from l2c_ray.registry.audit import AliasMove
+
+
+def promote_and_report(config: PromotionConfig, as_json: bool) -> None:
+    """Measures with progress on the way, then prints what the gate found and what moved, also where it says no."""
+    found: list[Verdict] = []
+    moves: list[AliasMove] = []
+    try:
+        with measuring_display() as on_images:
+            promote(config, found.extend, moves.append, on_images)
+    except L2CError:
+        if found:
+            _report(found, moves, as_json)
+        raise
+    _report(found, moves, as_json)
+
+
+def _report(verdicts: list[Verdict], moves: list[AliasMove], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(_as_dict(verdicts, moves)))
+        return
+    for verdict in verdicts:
+        proposal = verdict.proposal
+        console.print(f"{proposal.version.name} version {proposal.version.version} for {proposal.alias}")
+        console.print(checks_table(check.as_dict() for check in verdict.checks))
+    if not verdicts:
+        console.print("every alias is at its version already")
+    for move in moves:
+        console.print(move_in_words(move), soft_wrap=True)
+
+
+def _as_dict(verdicts: list[Verdict], moves: list[AliasMove]) -> dict[str, Any]:
+    return {
+        "verdicts": [
+            {
+                "name": verdict.proposal.version.name,
+                "version": verdict.proposal.version.version,
+                "alias": verdict.proposal.alias,
+                "incumbent": verdict.proposal.incumbent,
+                "passed": verdict.passed,
+                "checks": [check.as_dict() for check in verdict.checks],
+            }
+            for verdict in verdicts
+        ],
+        "moves": [asdict(move) for move in moves],
+    }

@@ -1,0 +1,294 @@
+"""The job of promoting: measure versions anew on the cluster, and move their aliases if they pass the gate."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+
+from l2c_ray.caching.pipeline import Pipeline
+from l2c_ray.config.learn import ModelSection, SamplerSection
+from l2c_ray.config.promotion import GateSection, PromotionConfig
+from l2c_ray.config.sampling import SamplingConfig
+from l2c_ray.distributed import cluster
+from l2c_ray.distributed.sampling import ClusterSampler
+from l2c_ray.errors import ConfigError, GateError, IntegrityError, RegistryError, ScheduleError
+from l2c_ray.evaluation import classifier
+from l2c_ray.evaluation.bootstrap import Resampling
+from l2c_ray.evaluation.candidates import gate_candidates
+from l2c_ray.evaluation.cost import require_fit
+from l2c_ray.evaluation.frontier import OnImages
+from l2c_ray.evaluation.gate import Check, Limits, gate_checks, identity_checks
+from l2c_ray.evaluation.remeasurement import Remeasured, fresh_draws, remeasure
+from l2c_ray.models import zoo
+from l2c_ray.models.base import CacheableTransformer
+from l2c_ray.registry import tracking
+from l2c_ray.registry.aliases import history, move_alias
+from l2c_ray.registry.audit import AliasMove, withdrawn
+from l2c_ray.registry.details import record_verdict
+from l2c_ray.registry.tiers import assign_tiers
+from l2c_ray.registry.versions import RegisteredVersion, get_version, holder_of, load_schedule, versions_of
+from l2c_ray.sampling.solvers import make_solver
+from l2c_ray.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """An alias that is to move."""
+
+    alias: str
+    version: RegisteredVersion
+    incumbent: int | None
+    """The version that has the alias now; None where none has."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate found of a proposal."""
+
+    proposal: Proposal
+    checks: list[Check]
+
+    @property
+    def passed(self) -> bool:
+        return all(check.passed for check in self.checks)
+
+    @property
+    def failure(self) -> str:
+        """Which version did not pass for which alias, and the limits that it missed."""
+        version, missed = self.proposal.version, [check for check in self.checks if not check.passed]
+        findings = ", ".join(f"{check.name} {check.finding}" for check in missed)
+        return f"{version.name} version {version.version} for {self.proposal.alias}: {findings}"
+
+
+def promote(
+    config: PromotionConfig,
+    on_verdicts: Callable[[list[Verdict]], None],
+    on_move: Callable[[AliasMove], None],
+    on_images: OnImages,
+) -> None:
+    """Runs the whole job.
+
+    Args:
+        on_verdicts: called with what the gate found, before anything moves; nothing where every alias is at its
+            version already.
+        on_move: called after each move of an alias.
+        on_images: called whenever images were made.
+
+    Raises:
+        InvalidInputError: of the kind that the config, version, checkpoint or cluster calls for.
+        UnreachableError: the registry or the cluster does not answer.
+        LearningError: sampling broke down.
+        GateError: at least one version did not pass; no alias was moved.
+        ConflictError: an alias was moved by somebody else meanwhile; those before it have moved.
+    """
+    client = tracking.connect()
+    verdicts = examine(client, config, on_images)
+    on_verdicts(verdicts)
+    if failures := [verdict.failure for verdict in verdicts if not verdict.passed]:
+        raise GateError("gate", "; ".join(failures), "no alias was moved")
+    move_aliases(client, verdicts, config.promotion.why, on_move)
+
+
+def examine(client: MlflowClient, config: PromotionConfig, on_images: OnImages) -> list[Verdict]:
+    """What the gate finds of every alias that should move; none where each is at its version already.
+
+    All verdicts become tags of their versions, whether they passed or not. Raises as `promote` does, but for what is
+    raised by verdicts and moves.
+    """
+    proposals = _propose(client, config)
+    if not proposals:
+        return []
+    schedules, damaged = _load(client, proposals)
+    verdicts = [
+        Verdict(each, [Check("artifact", False, damaged[each.version.version])])
+        for each in proposals
+        if each.version.version in damaged
+    ]
+    if readable := [each for each in proposals if each.version.version in schedules]:
+        pipeline = _pipeline(config, schedules[readable[0].version.version])
+        require_judge(config.gate, pipeline.model)
+        verdicts += _judge(config, pipeline, readable, schedules, on_images)
+    for verdict in verdicts:
+        record_verdict(
+            client,
+            verdict.proposal.version,
+            verdict.proposal.alias,
+            passed=verdict.passed,
+            content=_evidence(config, verdict),
+        )
+    return verdicts
+
+
+def move_aliases(
+    client: MlflowClient, verdicts: Sequence[Verdict], why: str, on_move: Callable[[AliasMove], None]
+) -> None:
+    """To the versions that passed, one after the other.
+
+    Raises:
+        ConflictError: an alias was moved by somebody else meanwhile; those before it have moved.
+    """
+    for each in (verdict.proposal for verdict in verdicts if verdict.passed):
+        to = each.version.version
+        on_move(move_alias(client, each.version.name, each.alias, to, expected=each.incumbent, why=why))
+
+
+def require_judge(gate: GateSection, model: CacheableTransformer) -> None:
+    """Raises ConfigError: the gate limits the Fréchet distance of images that nothing here can judge."""
+    if gate.max_distance is not None and classifier.judge_of(model.image_shape) is None:
+        problem = f"no classifier judges what {model.name} draws"
+        raise ConfigError("gate.max_distance", problem, "leave it out; gate.max_error limits the error of any model")
+
+
+def _propose(client: MlflowClient, config: PromotionConfig) -> list[Proposal]:
+    """Every alias that is not yet at the version that it shall have."""
+    wanted = config.promotion
+    if wanted.version is not None:
+        chosen = dict.fromkeys(wanted.alias, get_version(client, wanted.name, wanted.version))
+    else:
+        versions = versions_of(client, wanted.name)
+        tiers = assign_tiers(versions, withdrawn(history(client, wanted.name))) if versions else {}
+        chosen = {alias: tiers[alias] for alias in wanted.alias if alias in tiers}
+        if not chosen:
+            raise RegistryError(
+                wanted.name,
+                f"no version of it is chosen for {', '.join(wanted.alias)} by the rule of the tiers",
+                "learn one that is cheap enough, or name promotion.version",
+            )
+    proposals = [Proposal(alias, version, holder_of(client, wanted.name, alias)) for alias, version in chosen.items()]
+    return [proposal for proposal in proposals if proposal.incumbent != proposal.version.version]
+
+
+def _load(client: MlflowClient, proposals: list[Proposal]) -> tuple[dict[int, Schedule], dict[int, str]]:
+    """The schedules of the proposed versions and of the incumbents, by number, and what is wrong with damaged ones.
+
+    Raises:
+        RegistryError: one cannot be fetched.
+    """
+    versions = {proposal.version.version: proposal.version for proposal in proposals}
+    for proposal in proposals:
+        if proposal.incumbent is not None and proposal.incumbent not in versions:
+            versions[proposal.incumbent] = get_version(client, proposal.version.name, proposal.incumbent)
+    schedules, damaged = {}, {}
+    for number, version in versions.items():
+        try:
+            schedules[number] = load_schedule(version)
+        except (IntegrityError, ScheduleError) as error:
+            damaged[number] = str(error)
+    return schedules, damaged
+
+
+def _pipeline(config: PromotionConfig, schedule: Schedule) -> Pipeline:
+    folder = config.promotion.checkpoint
+    model = zoo.load(schedule.model.name, Path(folder) if folder else None)
+    return Pipeline(model, make_solver(schedule.sampler.name, schedule.sampler.steps, model), schedule.sampler.guidance)
+
+
+def _judge(
+    config: PromotionConfig,
+    pipeline: Pipeline,
+    proposals: list[Proposal],
+    schedules: Mapping[int, Schedule],
+    on_images: OnImages,
+) -> list[Verdict]:
+    before = [Verdict(each, identity_checks(schedules[each.version.version], pipeline)) for each in proposals]
+    if failed := [verdict for verdict in before if not verdict.passed]:
+        # With other weights or another sampler there is nothing worth measuring.
+        return failed
+    measurable = {number: schedule for number, schedule in schedules.items() if _fits(schedule, pipeline)}
+    measured = _measure(config, pipeline, proposals, measurable, on_images)
+    gate = config.gate
+    limits = Limits(gate.max_error, gate.max_distance)
+    resampling = _resampling(config)
+    verdicts = []
+    for proposal, identity in zip(proposals, before, strict=True):
+        number = proposal.version.version
+        checks = gate_checks(
+            schedules[number],
+            measured.of[number],
+            measured.full,
+            measured.fewer_steps(number),
+            None if proposal.incumbent is None else measured.of.get(proposal.incumbent),
+            limits,
+            resampling,
+        )
+        # A damaged one is no reason to keep it.
+        if proposal.incumbent in schedules and proposal.incumbent not in measured.of:
+            checks[-1] = Check("gain", False, f"version {proposal.incumbent}, which has the alias, does not compare")
+        verdicts.append(Verdict(proposal, [*identity.checks, *checks]))
+    return verdicts
+
+
+@dataclass(frozen=True)
+class _Measured:
+    full: Remeasured
+    of: dict[int, Remeasured]
+    """By number of the version."""
+    fewer: list[Remeasured]
+    """From many steps to few."""
+
+    def fewer_steps(self, number: int) -> Remeasured:
+        """As many as the version's compute buys."""
+        share = self.of[number].candidate.compute_share + 1e-9
+        affordable = (other for other in self.fewer if other.candidate.compute_share <= share)
+        return next(affordable, self.fewer[-1])
+
+
+def _measure(
+    config: PromotionConfig,
+    pipeline: Pipeline,
+    proposals: list[Proposal],
+    schedules: Mapping[int, Schedule],
+    on_images: OnImages,
+) -> _Measured:
+    gate, model, sampler = config.gate, pipeline.model, pipeline.solver
+    candidates = gate_candidates(pipeline, {f"version {number}": schedule for number, schedule in schedules.items()})
+    sampling = SamplingConfig(
+        model=ModelSection(name=model.name, checkpoint=config.promotion.checkpoint),
+        sampler=SamplerSection(
+            name=sampler.name,
+            steps=sampler.steps,
+            guidance_scale=pipeline.guidance.scale,
+            guidance_rule=pipeline.guidance.rule,
+        ),
+        cluster=config.cluster,
+        batch_size=gate.batch_size,
+    )
+    purpose = " ".join(sorted(schedules[proposal.version.version].sha256 for proposal in proposals))
+    cluster.connect()
+    cluster.require(config.cluster)
+    cluster.wait_for_room(config.cluster)
+    with ClusterSampler(sampling) as sample:
+        full, *others = remeasure(
+            candidates,
+            sample,
+            fresh_draws(gate.seed, purpose, gate.images, model.num_classes),
+            config.chunk,
+            classifier.judge_of(model.image_shape),
+            on_images,
+        )
+    mine = others[: len(schedules)]
+    return _Measured(full, dict(zip(schedules, mine, strict=True)), others[len(schedules) :])
+
+
+def _fits(schedule: Schedule, pipeline: Pipeline) -> bool:
+    try:
+        require_fit(schedule, pipeline)
+    except ScheduleError:
+        return False
+    return True
+
+
+def _resampling(config: PromotionConfig) -> Resampling:
+    return Resampling(config.gate.resamples, config.gate.confidence, config.gate.seed)
+
+
+def _evidence(config: PromotionConfig, verdict: Verdict) -> dict[str, Any]:
+    return {
+        "incumbent": verdict.proposal.incumbent,
+        "images": config.gate.images,
+        "seed": config.gate.seed,
+        "confidence": config.gate.confidence,
+        "checks": [check.as_dict() for check in verdict.checks],
+    }

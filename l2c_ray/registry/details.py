@@ -1,0 +1,70 @@
+"""Everything that the registry knows of one version: its tags in order, the verdicts of gates, and its history."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mlflow import MlflowClient
+
+from l2c_ray.registry.aliases import history
+from l2c_ray.registry.audit import AliasMove, utc_now, who_am_i
+from l2c_ray.registry.lineage import PREFIX as LINEAGE
+from l2c_ray.registry.tracking import server_errors
+from l2c_ray.registry.versions import RegisteredVersion
+
+_METRIC = "metric."
+_GATE = "gate."
+
+
+@dataclass(frozen=True)
+class VersionDetails:
+    """One version with all that is told of it."""
+
+    version: RegisteredVersion
+    lineage: dict[str, str]
+    metrics: dict[str, float]
+    gates: dict[str, Any]
+    """By alias: the last verdict on the version for it."""
+    moves: list[AliasMove]
+    """Of aliases, to the version or away from it; the oldest first."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@server_errors()
+def details(client: MlflowClient, version: RegisteredVersion) -> VersionDetails:
+    """Looks all of it up.
+
+    Raises:
+        RegistryError: the version is gone.
+        UnreachableError: the registry does not answer.
+    """
+    tags: Mapping[str, str] = client.get_model_version(version.name, str(version.version)).tags
+    moves = history(client, version.name)
+    return VersionDetails(
+        version=version,
+        lineage=_of(LINEAGE, tags),
+        metrics={name: float(value) for name, value in _of(_METRIC, tags).items()},
+        gates={alias: json.loads(value) for alias, value in _of(_GATE, tags).items()},
+        moves=[move for move in moves if version.version in (move.before, move.after)],
+    )
+
+
+@server_errors()
+def record_verdict(
+    client: MlflowClient, version: RegisteredVersion, alias: str, *, passed: bool, content: Mapping[str, Any]
+) -> None:
+    """Writes what a gate found of a version as a tag of it; the last verdict for each alias stays.
+
+    Raises:
+        UnreachableError: the registry does not answer.
+    """
+    verdict = {"passed": passed, "when": utc_now(), "who": who_am_i(), **content}
+    client.set_model_version_tag(version.name, str(version.version), _GATE + alias, json.dumps(verdict))
+
+
+def _of(prefix: str, tags: Mapping[str, str]) -> dict[str, str]:
+    """The tags of this prefix, without it."""
+    return {key.removeprefix(prefix): value for key, value in sorted(tags.items()) if key.startswith(prefix)}

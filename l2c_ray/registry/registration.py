@@ -1,0 +1,160 @@
+"""Making a version of a measured schedule, with all that tells where it comes from and what it does."""
+
+import json
+import logging
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+from mlflow import MlflowClient
+from pydantic import BaseModel, ConfigDict
+
+from l2c_ray.errors import ConflictError, RegistryError
+from l2c_ray.evaluation.plots import plot_schedule
+from l2c_ray.registry.aliases import history, move_alias
+from l2c_ray.registry.audit import withdrawn
+from l2c_ray.registry.lineage import Lineage
+from l2c_ray.registry.pyfunc import MODEL_CONFIG, signature
+from l2c_ray.registry.tracking import server_errors, unless_there
+from l2c_ray.registry.versions import (
+    CHAMPION,
+    SCHEDULE_FILE,
+    RegisteredVersion,
+    get_version,
+    holder_of,
+    model_name,
+    read,
+    read_all,
+)
+from l2c_ray.schedule import Quality, Schedule
+
+CONFIG_FILE = "config.json"
+HEATMAP_FILE = "heatmap.png"
+SAMPLES_FILE = "samples.png"
+
+_log = logging.getLogger(__name__)
+
+
+class Registration(BaseModel):
+    """What a version is made of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
+
+    schedule: Schedule
+    lineage: Lineage
+    image_shape: tuple[int, int, int]
+    metrics: dict[str, float]
+    """What was measured beside the schedule's own quality, for instance `speedup`."""
+    samples: bytes | None
+    """A PNG with images of the full run above the schedule's (`evaluation.plots.plot_samples`); None for a model that
+    draws no pictures."""
+    worth_serving: bool
+    """It has less error than the sampler with fewer steps at the same compute."""
+    chosen: bool = False
+    """Of several, by what was measured of it: then it has to do as well on other images before it gets an alias."""
+
+
+@server_errors()
+def register(client: MlflowClient, asked: Registration) -> RegisteredVersion:
+    """Makes a version of a measured schedule, and the champion if it is worth serving and beats the one there is.
+
+    The same schedule is the same version, however often it is registered. Why a version does not become champion
+    is said in the log; one that was chosen by its measurement, or that was champion and rolled back, is left to the
+    gate.
+
+    Raises:
+        RegistryError: the schedule's error has not been measured.
+        UnreachableError: the registry does not answer.
+    """
+    schedule = asked.schedule
+    quality = schedule.quality
+    if quality is None or "mse" not in quality.metrics:
+        raise RegistryError("quality", "the schedule's error was not measured", "measure it before registering it")
+    name = model_name(schedule.model, schedule.sampler.name, schedule.sampler.steps)
+    with unless_there():
+        client.create_registered_model(name, description="Caching schedules, one version each")
+    found = client.search_model_versions(f"name = '{name}' and tags.sha256 = '{schedule.sha256}'")
+    known, _ = read_all(client, found)
+    registered = known[0] if known else _create(client, name, asked, _tags(asked, quality))
+    if asked.chosen:
+        return get_version(client, name, registered.version)
+    obstacle: str | None = "fewer steps at the same compute do as well"
+    if asked.worth_serving:
+        obstacle = _make_champion(client, registered)
+    if obstacle and CHAMPION not in registered.aliases:
+        _log.warning("%s version %d does not become %s: %s", name, registered.version, CHAMPION, obstacle)
+    return get_version(client, name, registered.version)
+
+
+def _tags(asked: Registration, quality: Quality) -> dict[str, str]:
+    schedule = asked.schedule
+    measured = {f"metric.{name}": repr(float(value)) for name, value in {**asked.metrics, **quality.metrics}.items()}
+    commit = schedule.provenance.git_commit or "unknown"
+    described = {
+        "sha256": schedule.sha256,
+        "compute_share": repr(schedule.compute_share),
+        "weights_sha256": schedule.model.weights_sha256 or "any",
+        "guidance": str(schedule.sampler.guidance),
+        "protocol": quality.protocol,
+        "git_commit": commit,
+        "worth_serving": str(asked.worth_serving).lower(),
+    }
+    return {**measured, **described, **asked.lineage.tags(commit)}
+
+
+def _create(client: MlflowClient, name: str, asked: Registration, tags: Mapping[str, str]) -> RegisteredVersion:
+    """The version appears when everything of it is there."""
+    schedule, lineage = asked.schedule, asked.lineage
+    beside = {CONFIG_FILE: json.dumps(dict(lineage.config), indent=1).encode(), HEATMAP_FILE: plot_schedule(schedule)}
+    if asked.samples:
+        beside[SAMPLES_FILE] = asked.samples
+    with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_id=lineage.run_id):
+        path = Path(folder, SCHEDULE_FILE)
+        path.write_text(schedule.to_json())
+        logged = mlflow.pyfunc.log_model(
+            name="schedule",
+            loader_module="l2c_ray.registry.pyfunc",
+            data_path=str(path),
+            model_config=MODEL_CONFIG,
+            signature=signature(asked.image_shape),
+            input_example=pd.DataFrame({"label": [3], "seed": [7]}),
+            pip_requirements=[f"l2c_ray=={installed_version('l2c_ray')}"],
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        for file, content in beside.items():
+            Path(folder, file).write_bytes(content)
+        client.log_model_artifacts(logged.model_id, folder)
+    # A server takes the model as a source only together with its id.
+    created = client.create_model_version(
+        name, logged.model_uri, lineage.run_id, tags=dict(tags), model_id=logged.model_id
+    )
+    return read(client, created)
+
+
+def _make_champion(client: MlflowClient, candidate: RegisteredVersion) -> str | None:
+    """Makes the candidate champion, or says what stands in its way."""
+    if candidate.version in withdrawn(history(client, candidate.name)).get(CHAMPION, ()):
+        return "it was rolled back; l2c registry promote gives it back where the version is named"
+    while True:
+        current = holder_of(client, candidate.name, CHAMPION)
+        obstacle, why = None, "the first version worth serving"
+        if current is not None:
+            try:
+                champion = get_version(client, candidate.name, current)
+            except RegistryError as error:
+                return str(error)
+            obstacle, why = candidate.shortfall(champion), f"beats version {current}"
+        if obstacle:
+            return obstacle
+        try:
+            move_alias(client, candidate.name, CHAMPION, candidate.version, expected=current, why=why)
+        except ConflictError as error:
+            if holder_of(client, candidate.name, CHAMPION) == current:
+                # The version is there all the same, and can be promoted later.
+                return str(error)
+            # Another became champion just now; then the two compare.
+        else:
+            return None
