@@ -1,0 +1,72 @@
+"""Runs the search job and tells what comes of it."""
+
+import json
+from contextlib import ExitStack
+from dataclasses import asdict
+
+import typer
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from l2c_ray.cli.output import ProgressDisplay, console, measuring_display, notes, progress_display
+from l2c_ray.config.search import SearchConfig
+from l2c_ray.distributed.publishing import SearchResult
+from l2c_ray.distributed.search import Status, search
+
+
+def search_and_report(config: SearchConfig, as_json: bool) -> None:
+    """Searches with progress on the way, then prints the frontier with its versions, or the whole result as JSON."""
+    with ExitStack() as stack:
+        display: list[ProgressDisplay] = []
+
+        def on_start(study: str, run_id: str) -> None:
+            notes.print(f"study {study}, MLflow run {run_id}", soft_wrap=True)
+            display.append(stack.enter_context(progress_display("trials", config.study.trials)))
+
+        def on_status(status: Status) -> None:
+            if status.last and status.last.outcome in ("failed", "lost"):
+                notes.print(f"a trial {status.last.outcome}: {status.last.reason}", soft_wrap=True, markup=False)
+            display[0].update(status.finished, f"{status.on_frontier} on the frontier")
+
+        on_images = stack.enter_context(measuring_display())
+        result = search(config, on_start, on_status, on_images)
+    if as_json:
+        typer.echo(json.dumps(_as_dict(result)))
+        return
+    console.print(_table(result, config.objective.cost))
+
+
+def _table(result: SearchResult, cost: str) -> Table:
+    """One row for each schedule on the frontier, cheapest first."""
+    title = f"study {result.study}: {len(result.frontier)} of {len(result.trials)} schedules are on the frontier"
+    table = Table(title=escape(title), box=box.SIMPLE_HEAD, collapse_padding=True)
+    table.add_column("trial")
+    for heading in dict.fromkeys((cost, "compute_share", "mse", "speed-up")):
+        table.add_column(heading.replace("_", " "), justify="right", no_wrap=True)
+    table.add_column("values", overflow="fold")
+    table.add_column("version", overflow="fold")
+    measured = result.measurements[1:]
+    for trial, version, its in zip(result.frontier, result.versions, measured, strict=False):
+        name = f"{trial.number}" if trial.parent is None else f"{trial.number} (of {trial.parent})"
+        costs = [f"{trial.cost:.3f}"] if cost == "compute_share" else [f"{trial.cost:.3f}", f"{its.compute_share:.3f}"]
+        values = ", ".join(f"{key}={_short(value)}" for key, value in trial.params.items())
+        aliases = f" ({', '.join(version.aliases)})" if version.aliases else ""
+        row = [name, *costs, f"{its.mse:.2e}", f"{its.speedup:.2f}x", escape(values)]
+        table.add_row(*row, escape(f"{version.name} {version.version}{aliases}"))
+    return table
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _as_dict(result: SearchResult) -> dict[str, object]:
+    return {
+        "study": result.study,
+        "mlflow_run_id": result.mlflow_run_id,
+        "trials": [asdict(trial) for trial in result.trials],
+        "frontier": [trial.number for trial in result.frontier],
+        "versions": [asdict(version) for version in result.versions],
+        "measurements": [measurement.as_dict() for measurement in result.measurements],
+    }

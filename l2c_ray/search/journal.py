@@ -1,0 +1,42 @@
+"""The file of a study that has no database: Optuna's journal, which stays readable whatever it was written on."""
+
+from pathlib import Path
+from typing import Any
+
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+
+from l2c_ray.storage.files import cannot_be_written
+
+_DEAD_WRITERS_SECONDS = 5
+"""After which a lock is taken for one of a driver that was killed as it wrote, which takes milliseconds."""
+
+
+class Journal(JournalFileBackend):
+    """Optuna's, but that a line is in it whole or not at all: others could not be read behind half a line.
+
+    Raises:
+        StorageError: by whatever writes, where the disk is full or the file may not be written; the line is not in it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._writers_lock = JournalFileSymlinkLock(str(path), grace_period=_DEAD_WRITERS_SECONDS)
+        with cannot_be_written(path):
+            super().__init__(str(path), self._writers_lock)
+            self._take_back_half_a_line()
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        with cannot_be_written(self._path):
+            try:
+                super().append_logs(logs)
+            except OSError:
+                self._take_back_half_a_line()
+                raise
+
+    def _take_back_half_a_line(self) -> None:
+        self._writers_lock.acquire()
+        try:
+            with self._path.open("r+b") as file:
+                file.truncate(file.read().rfind(b"\n") + 1)
+        finally:
+            self._writers_lock.release()

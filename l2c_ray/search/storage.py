@@ -1,0 +1,168 @@
+"""Where studies are kept, so that they outlive every driver: a journal file, sqlite, or PostgreSQL for many drivers."""
+
+import fcntl
+import hashlib
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import optuna
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from sqlalchemy import URL, Engine, create_engine, make_url, text
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from l2c_ray.errors import ConfigError, UnreachableError
+from l2c_ray.registry.tracking import reason
+from l2c_ray.search.journal import Journal
+from l2c_ray.storage.files import home, make_writable
+
+STORAGE_VARIABLE = "L2C_STUDY_STORAGE"
+"""Address of a database; it may hold a password, which no message repeats."""
+
+_DRIVERS = {
+    "sqlite": "sqlite",
+    "postgresql": "postgresql+psycopg",
+    "postgresql+psycopg": "postgresql+psycopg",
+}
+"""Of addresses that are taken: what connects to them."""
+
+Lock = Callable[[], AbstractContextManager[None]]
+"""Only one driver of a study at a time is inside; it lets go when its process or its connection dies."""
+
+T = TypeVar("T")
+
+PATIENCE_SECONDS = 60.0
+"""How long a database may be away in the middle of a study, and how long others may hold a lock."""
+_OPENING_SECONDS = 3.0
+"""How long it may be away at the beginning."""
+# A database in SQL_ASCII, as initdb makes it without a locale, would hand out bytes in place of text.
+_CONNECTION = {"connect_timeout": 5, "client_encoding": "utf8"}
+_RETRY_SECONDS = 0.5
+_POLL_SECONDS = 0.002
+
+
+class StudyStorage:
+    """The storage that `$L2C_STUDY_STORAGE` names, or else a journal file under the home folder, and locks in it."""
+
+    def __init__(self, study_name: str) -> None:
+        """Opens it, and makes what is missing.
+
+        Raises:
+            ConfigError: the address is none, or one of another kind of database.
+            StorageError: the folder of a file cannot be written.
+            UnreachableError: the database does not answer.
+        """
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._name = study_name
+        self._url = _address()
+        self._folder = make_writable(_folder_of(self._url))
+        self._engine = self._lock_engine(self._url) if self._url else None
+        self.optuna: BaseStorage = patiently(self._open, _OPENING_SECONDS)
+
+    def lock(self, purpose: str = "trials", patience: float = PATIENCE_SECONDS) -> Lock:
+        """A lock of this study's own for each purpose; it is waited for so many seconds.
+
+        It raises UnreachableError, or an error of the database's that `patiently` knows, where others hold it longer.
+        """
+        name = f"{self._name}.{purpose}"
+        if self._engine is not None:
+            engine = self._engine
+            return lambda: _held_in_database(engine, name, patience)
+        path = self._folder / f"{name}.lock"
+        return lambda: _held_on_file(path, patience)
+
+    def _open(self) -> BaseStorage:
+        if self._url is None:
+            return JournalStorage(Journal(self._folder / f"{self._name}.journal"))
+        # Two drivers that make the tables at the same time would get into each other's way.
+        with self.lock("tables")():
+            url = self._url.render_as_string(hide_password=False)
+            ours = {} if self._engine is None else {"connect_args": _CONNECTION}
+            return RDBStorage(url, engine_kwargs={"pool_pre_ping": True, **ours})
+
+    @staticmethod
+    def _lock_engine(url: URL) -> Engine | None:
+        if url.get_backend_name() == "sqlite":
+            return None
+        return create_engine(url, isolation_level="AUTOCOMMIT", pool_pre_ping=True, connect_args=_CONNECTION)
+
+
+def patiently(operation: Callable[[], T], seconds: float = PATIENCE_SECONDS) -> T:
+    """What the operation gives, tried again while the database is away; it must be one that may be repeated.
+
+    Raises:
+        UnreachableError: it was away for so many seconds.
+    """
+    deadline = math.inf
+    while True:
+        try:
+            return operation()
+        except (SQLAlchemyError, StorageInternalError) as error:
+            # Counted from when it was away for the first time: what is done may take long by itself.
+            deadline = min(deadline, time.monotonic() + seconds)
+            if time.monotonic() >= deadline:
+                cause = error.__cause__ if isinstance(error.__cause__, SQLAlchemyError) else error
+                raise UnreachableError(
+                    STORAGE_VARIABLE,
+                    f"the database of the study does not answer as it should ({reason(cause)})",
+                    "start or mend it and run the same again, which goes on with the study",
+                ) from error
+            time.sleep(_RETRY_SECONDS)
+
+
+def _address() -> URL | None:
+    given = os.environ.get(STORAGE_VARIABLE)
+    if not given:
+        return None
+    remedy = "give postgresql+psycopg://USER:PASSWORD@HOST:PORT/DATABASE or sqlite:///FILE, or unset it"
+    try:
+        url = make_url(given)
+    except (ArgumentError, ValueError) as error:
+        raise ConfigError(STORAGE_VARIABLE, "is no address of a database", remedy) from error
+    if url.drivername not in _DRIVERS:
+        # Not the rest of it, where there may be a password in any place.
+        raise ConfigError(STORAGE_VARIABLE, f"studies cannot be kept by {url.drivername}", remedy)
+    if not url.database or url.database == ":memory:":
+        raise ConfigError(STORAGE_VARIABLE, "names no database that lasts", remedy)
+    return url.set(drivername=_DRIVERS[url.drivername])
+
+
+def _folder_of(url: URL | None) -> Path:
+    """Of the file, and of its locks."""
+    if url is not None and url.get_backend_name() == "sqlite":
+        return Path(str(url.database)).absolute().parent
+    return home() / "studies"
+
+
+@contextmanager
+def _held_on_file(path: Path, patience: float) -> Iterator[None]:
+    deadline = time.monotonic() + patience
+    with path.open("ab") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    problem = f"another driver has held it for {patience:g} s"
+                    raise UnreachableError(str(path), problem, "end that driver if it hangs") from error
+                time.sleep(_POLL_SECONDS)
+        yield
+
+
+@contextmanager
+def _held_in_database(engine: Engine, name: str, patience: float) -> Iterator[None]:
+    number = int.from_bytes(hashlib.sha256(f"l2c {name}".encode()).digest()[:8], "big", signed=True)
+    with engine.connect() as connection:
+        connection.execute(text(f"set lock_timeout = {int(1000 * patience)}"))
+        connection.execute(text("select pg_advisory_lock(:number)"), {"number": number})
+        try:
+            yield
+        finally:
+            # Fails if the connection was lost and the lock with it: then what was done inside is not to be relied on.
+            connection.execute(text("select pg_advisory_unlock(:number)"), {"number": number})

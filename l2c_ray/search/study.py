@@ -1,0 +1,134 @@
+"""The Optuna study behind a search: its samplers and pruners by name, what it makes small, and whether it may go on."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
+
+from l2c_ray.config.search import ObjectiveSection, PrunerName, SamplerName, SearchConfig
+from l2c_ray.data.seeding import draw_seed
+from l2c_ray.errors import ConfigError
+from l2c_ray.search.results import Point
+from l2c_ray.search.storage import StudyStorage, patiently
+
+_SETTINGS, _DRIVERS = "settings", "drivers"
+"""User attributes of the study."""
+_LEAST_RANDOM, _MOST_RANDOM = 4, 16
+
+_SAMPLERS: dict[SamplerName, Callable[[int, int, int], BaseSampler]] = {
+    "tpe": lambda seed, first, points: TPESampler(seed=seed, n_startup_trials=first * points),
+    "nsga2": lambda seed, first, _: NSGAIISampler(seed=seed, population_size=first),
+    "nsga3": lambda seed, first, _: NSGAIIISampler(seed=seed, population_size=first),
+    "gp": lambda seed, first, points: GPSampler(seed=seed, n_startup_trials=first * points),
+    "random": lambda seed, *_: RandomSampler(seed=seed),
+}
+"""By a seed, by how many learned trials are drawn at random before the others are drawn from what came of them, and by
+how many trials, with those derived from it, a learned one is at most."""
+
+_PRUNERS: dict[PrunerName, Callable[[], BasePruner]] = {
+    "none": NopPruner,
+    "median": MedianPruner,
+    "hyperband": HyperbandPruner,
+    "asha": SuccessiveHalvingPruner,
+}
+
+
+class Objective:
+    """What a point is worth to the study: one number, or cost and error."""
+
+    def __init__(self, section: ObjectiveSection) -> None:
+        self._section = section
+
+    @property
+    def names(self) -> list[str]:
+        """Of the numbers that are made small."""
+        section = self._section
+        if section.max_mse is not None:
+            return [section.cost]
+        return ["mse"] if section.max_cost is not None else [section.cost, "mse"]
+
+    @property
+    def cost_name(self) -> str:
+        return self._section.cost
+
+    def values(self, point: Point) -> list[float]:
+        return [self._measured(name, point) for name in self.names]
+
+    def constraints(self, point: Point) -> dict[str, float]:
+        """By how much the limit is passed; at most 0 where the point keeps within it."""
+        section = self._section
+        if section.max_mse is not None:
+            return {"mse": point.mse - section.max_mse}
+        if section.max_cost is not None:
+            return {section.cost: self.cost(point) - section.max_cost}
+        return {}
+
+    def cost(self, point: Point) -> float:
+        return self._measured(self._section.cost, point)
+
+    @staticmethod
+    def _measured(name: str, point: Point) -> float:
+        value: float = getattr(point, name)
+        return value
+
+
+def open_study(config: SearchConfig, name: str, storage: StudyStorage) -> optuna.Study:
+    """Begins the study or goes on with it; each driver draws from a seed of its own, the first from the config's.
+
+    Raises:
+        ConfigError: the study was begun with another space, objective, or base of its trials.
+        UnreachableError: the database was away for too long.
+    """
+    objective = Objective(config.objective)
+
+    def open_it() -> optuna.Study:
+        with storage.lock()():
+            study = optuna.create_study(
+                storage=storage.optuna,
+                study_name=name,
+                directions=["minimize"] * len(objective.names),
+                load_if_exists=True,
+                pruner=_PRUNERS[config.study.pruner](),
+            )
+            _require_the_same(study, _lasting_settings(config))
+            _name_metrics(study, objective.names)
+            drivers: int = study.user_attrs.get(_DRIVERS, 0)
+            study.set_user_attr(_DRIVERS, drivers + 1)
+            study.sampler = _make_sampler(config, draw_seed(config.study.seed, "sampler", drivers))
+            return study
+
+    return patiently(open_it)
+
+
+def _name_metrics(study: optuna.Study, names: list[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        study.set_metric_names(names)
+
+
+def _make_sampler(config: SearchConfig, seed: int) -> BaseSampler:
+    # Studies have dozens of trials, not thousands: Optuna's own numbers would leave most of them to chance.
+    first = min(_MOST_RANDOM, max(_LEAST_RANDOM, config.study.trials // 4))
+    points = 1 + len(config.derive.thresholds) + len(config.derive.budget)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        # Numpy takes 32 bits.
+        return _SAMPLERS[config.study.sampler](seed % 2**32, first, points)
+
+
+def _lasting_settings(config: SearchConfig) -> dict[str, Any]:
+    """What a study keeps from its first driver to its last."""
+    return config.model_dump(mode="json", include={"learn", "space", "objective", "derive"})
+
+
+def _require_the_same(study: optuna.Study, settings: dict[str, Any]) -> None:
+    before = study.user_attrs.get(_SETTINGS, settings)
+    for table, value in settings.items():
+        if before.get(table) != value:
+            problem = f"study {study.study_name} was begun with another [{table}]"
+            raise ConfigError("study.name", problem, "choose another name or the same settings")
+    study.set_user_attr(_SETTINGS, settings)

@@ -1,0 +1,355 @@
+"""Trials are leased: none is lost or done twice, whoever dies when, on every storage that a study may be kept in."""
+
+import math
+import threading
+from collections.abc import Iterator
+
+import pytest
+from optuna.trial import TrialState, create_trial
+from real_database import Database, running_database
+from search_factories import NAN, Clock, Driver, finished, point, run_all, search_config
+
+from l2c_ray.errors import ConfigError, UnreachableError
+from l2c_ray.search.frontier import finished_trials, frontier
+from l2c_ray.search.results import Result
+from l2c_ray.search.storage import STORAGE_VARIABLE, StudyStorage
+from l2c_ray.search.study import Objective
+
+LOST = Result("lost", reason="its worker died")
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[Database]:
+    with running_database() as server:
+        yield server
+
+
+@pytest.fixture(params=["journal", "sqlite", "postgresql"])
+def storage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The kind, with an empty one of it in the environment."""
+    kind: str = request.param
+    if kind == "sqlite":
+        monkeypatch.setenv(STORAGE_VARIABLE, f"sqlite:///{request.getfixturevalue('tmp_path')}/study.db")
+    elif kind == "postgresql":
+        server: Database = request.getfixturevalue("database")
+        monkeypatch.setenv(STORAGE_VARIABLE, server.make(f"study{abs(hash(request.node.name))}"))
+    return kind
+
+
+@pytest.fixture
+def journal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(STORAGE_VARIABLE, raising=False)
+
+
+@pytest.mark.usefixtures("storage")
+def test_drivers_at_once_meet_the_number_exactly() -> None:
+    config = search_config(study={"trials": 12})
+    drivers = [Driver(config, name, Clock()) for name in ("a", "b", "c")]
+    counts: dict[int, int] = {}
+    threads = [threading.Thread(target=lambda each=each: counts.update({id(each): run_all(each)})) for each in drivers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(counts.values()) == 12
+    assert drivers[0].states() == ["COMPLETE"] * 12
+    # Each driver draws from a seed of its own.
+    assert len({trial.params["router.lambda"] for trial in drivers[0].study.get_trials()}) == 12
+
+
+@pytest.mark.usefixtures("storage")
+def test_what_a_dead_driver_left_is_taken_up_by_one_of_two() -> None:
+    clock = Clock()
+    config = search_config(study={"trials": 1, "lease_seconds": 60.0})
+    dead, first, second = (Driver(config, name, clock) for name in ("dead", "first", "second"))
+    lost = dead.ledger.claim()
+    assert lost is not None
+    assert first.ledger.claim() is None
+    clock.now += 61
+    claims = [each.ledger.claim() for each in (first, second)]
+    taken, nothing = claims
+    assert taken is not None
+    assert nothing is None
+    assert taken.params == lost.params
+    assert first.attribute(taken.number, "retry_of") == lost.number
+    assert "driver dead was not heard of" in first.attribute(lost.number, "reason")
+    assert first.ledger.order_of(taken).origin == lost.number
+    # It was only slow: its result comes too late.
+    assert not dead.ledger.settle(lost.number, finished(point(mse=0.5)))
+    assert dead.ledger.renew() == []
+    assert first.ledger.settle(taken.number, finished())
+    assert second.ledger.is_over()
+    assert first.states() == ["FAIL", "COMPLETE"]
+
+
+@pytest.mark.usefixtures("storage")
+def test_two_drivers_race_for_what_a_dead_one_left() -> None:
+    clock = Clock()
+    config = search_config(study={"trials": 3, "lease_seconds": 60.0})
+    dead = Driver(config, "dead", clock)
+    for _ in range(3):
+        dead.ledger.claim()
+    clock.now += 61
+    drivers = [Driver(config, name, clock) for name in ("first", "second")]
+    start = threading.Barrier(2)
+
+    def race(driver: Driver) -> None:
+        start.wait()
+        run_all(driver)
+
+    threads = [threading.Thread(target=race, args=(each,)) for each in drivers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(dead.states()) == ["COMPLETE"] * 3 + ["FAIL"] * 3
+    assert sorted(dead.attribute(number, "retry_of") for number in range(3, 6)) == [0, 1, 2]
+
+
+@pytest.mark.usefixtures("journal")
+def test_lease_that_is_renewed_is_kept() -> None:
+    clock = Clock()
+    config = search_config(study={"trials": 1, "lease_seconds": 60.0})
+    slow, other = (Driver(config, name, clock) for name in ("slow", "other"))
+    trial = slow.ledger.claim()
+    assert trial is not None
+    for _ in range(5):
+        clock.now += 40
+        assert slow.ledger.renew() == []
+        assert other.ledger.claim() is None
+    assert slow.ledger.settle(trial.number, finished())
+    assert slow.states() == ["COMPLETE"]
+
+
+@pytest.mark.usefixtures("journal")
+def test_driver_learns_what_it_has_lost() -> None:
+    clock = Clock()
+    config = search_config(study={"trials": 1, "lease_seconds": 60.0})
+    asleep, other = (Driver(config, name, clock) for name in ("asleep", "other"))
+    lost = asleep.ledger.claim()
+    assert lost is not None
+    clock.now += 61
+    assert other.ledger.claim() is not None
+    assert asleep.ledger.renew() == [lost.number]
+
+
+@pytest.mark.usefixtures("storage")
+def test_driver_killed_before_it_had_its_lease_loses_nothing() -> None:
+    config = search_config(study={"trials": 2})
+    killed, other = (Driver(config, name, Clock()) for name in ("killed", "other"))
+    # What is there when a driver dies between two writes.
+    killed.study.ask()
+    assert run_all(other) == 2
+    assert other.states() == ["FAIL", "COMPLETE", "COMPLETE"]
+
+
+@pytest.mark.usefixtures("journal")
+def test_driver_killed_between_a_lost_trial_and_its_successor_loses_nothing() -> None:
+    config = search_config(study={"trials": 1})
+    killed, other = (Driver(config, name, Clock()) for name in ("killed", "other"))
+    trial = killed.ledger.claim()
+    assert trial is not None
+    trial.set_user_attr("run_again", True)
+    trial.set_user_attr("attempt", 1)
+    killed.study.tell(trial.number, state=TrialState.FAIL)
+    assert run_all(other) == 1
+    assert other.attribute(1, "retry_of") == 0
+
+
+@pytest.mark.usefixtures("storage")
+def test_trial_that_kills_its_workers_is_given_up_in_the_end() -> None:
+    config = search_config(study={"trials": 1, "max_retries": 2})
+    driver = Driver(config, "a", Clock())
+    for _ in range(3):
+        trial = driver.ledger.claim()
+        assert trial is not None
+        driver.ledger.settle(trial.number, LOST)
+    assert driver.ledger.claim() is None
+    assert driver.ledger.is_over()
+    assert driver.states() == ["FAIL"] * 3
+    assert driver.attribute(2, "reason") == "its worker died; given up after 3 tries"
+    assert len({trial.params["router.lambda"] for trial in driver.study.get_trials()}) == 1
+
+
+@pytest.mark.usefixtures("journal")
+def test_stopped_driver_gives_its_trials_back_and_that_is_no_try() -> None:
+    config = search_config(study={"trials": 1, "max_retries": 0})
+    for name in ("a", "b", "c"):
+        driver = Driver(config, name, Clock())
+        assert driver.ledger.claim() is not None
+        driver.ledger.release()
+    last = Driver(config, "d", Clock())
+    assert run_all(last) == 1
+    assert last.states() == ["FAIL", "FAIL", "FAIL", "COMPLETE"]
+
+
+@pytest.mark.usefixtures("journal")
+def test_objective_that_is_no_number_fails_the_trial_alone() -> None:
+    driver = Driver(search_config(study={"trials": 2}), "a", Clock())
+    for result in (NAN, finished()):
+        trial = driver.ledger.claim()
+        assert trial is not None
+        driver.ledger.settle(trial.number, result)
+    assert driver.states() == ["FAIL", "COMPLETE"]
+    assert driver.attribute(0, "reason") == "mse is nan"
+    assert driver.ledger.is_over()
+
+
+@pytest.mark.usefixtures("storage")
+def test_derived_points_are_trials_of_their_own_and_do_not_count() -> None:
+    config = search_config(study={"trials": 1})
+    driver = Driver(config, "a", Clock())
+    trial = driver.ledger.claim()
+    assert trial is not None
+    several = finished(point(theta=0.5), point(mse=2e-3, share=0.4, theta=0.7), point(mse=math.nan, theta=0.9))
+    assert driver.ledger.settle(trial.number, several)
+    # An answer that was lost on its way is asked for again.
+    assert driver.ledger.settle(trial.number, several)
+    assert driver.ledger.claim() is None
+    assert driver.states() == ["COMPLETE", "COMPLETE", "FAIL"]
+    assert driver.attribute(1, "parent") == 0
+    assert driver.attribute(1, "theta") == 0.7
+    assert driver.attribute(2, "reason") == "mse is nan"
+    objective = Objective(config.objective)
+    assert [(each.number, each.parent) for each in frontier(finished_trials(driver.study, objective))] == [
+        (1, 0),
+        (0, None),
+    ]
+
+
+@pytest.mark.usefixtures("journal")
+def test_driver_killed_before_it_added_derived_points_loses_none() -> None:
+    config = search_config(study={"trials": 1})
+    killed, other = (Driver(config, name, Clock()) for name in ("killed", "other"))
+    trial = killed.ledger.claim()
+    assert trial is not None
+    trial.set_user_attr("derived", [vars(point(theta=0.7)), vars(point(theta=0.9))])
+    killed.study.tell(trial.number, [0.5, 1e-3])
+    assert other.ledger.claim() is None
+    assert [other.attribute(number, "theta") for number in range(3)] == [None, 0.7, 0.9]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "nsga3", "gp", "random"])
+@pytest.mark.parametrize(
+    ("objective", "answer"),
+    [
+        ({}, [0.2, 0.4, 0.6]),
+        ({"max_mse": 0.5}, [0.6]),
+        ({"max_cost": 0.5}, [0.2, 0.4]),
+    ],
+)
+@pytest.mark.usefixtures("journal")
+def test_limit_is_kept_without_a_penalty(sampler: str, objective: dict[str, float], answer: list[float]) -> None:
+    config = search_config(study={"trials": 3, "sampler": sampler}, objective=objective)
+    driver = Driver(config, "a", Clock())
+    for share in (0.2, 0.4, 0.6):
+        trial = driver.ledger.claim()
+        assert trial is not None
+        driver.ledger.settle(trial.number, finished(point(share=share, mse=1 - share)))
+    section = Objective(config.objective)
+    assert [each.cost for each in frontier(finished_trials(driver.study, section))] == answer
+    values = {"share": [0.2, 0.4, 0.6], "mse": [0.8, 0.6, 0.4]}
+    told = list(zip(*(trial.values for trial in driver.study.get_trials()), strict=True))
+    names = ["mse"] if "max_cost" in objective else ["share"] if objective else ["share", "mse"]
+    assert [pytest.approx(values[name]) for name in names] == [list(each) for each in told]
+
+
+@pytest.mark.usefixtures("journal")
+def test_same_seed_draws_the_same_trials() -> None:
+    config = search_config(study={"trials": 4})
+    drawn = []
+    for study in ("one", "two"):
+        driver = Driver(config, "a", Clock(), study)
+        run_all(driver)
+        drawn.append([trial.params for trial in driver.study.get_trials()])
+    assert drawn[0] == drawn[1]
+
+
+@pytest.mark.usefixtures("journal")
+def test_hopeless_trial_is_pruned() -> None:
+    config = search_config(study={"trials": 7, "pruner": "median"}, objective={"max_cost": 0.5})
+    driver = Driver(config, "a", Clock())
+    for _ in range(6):
+        trial = driver.ledger.claim()
+        assert trial is not None
+        assert not driver.ledger.report(trial.number, 1, 0.1)
+        driver.ledger.settle(trial.number, finished())
+    trial = driver.ledger.claim()
+    assert trial is not None
+    assert driver.ledger.report(trial.number, 1, 10.0)
+    driver.ledger.settle(trial.number, Result("pruned"))
+    assert driver.states()[-1] == "PRUNED"
+    assert driver.ledger.is_over()
+
+
+@pytest.mark.usefixtures("journal")
+def test_warm_start_is_from_the_nearest_finished_trial() -> None:
+    driver = Driver(search_config(study={"trials": 5}), "a", Clock())
+    first = driver.ledger.claim(warm_start=True)
+    assert first is not None
+    assert driver.ledger.order_of(first).warm_from is None
+    driver.ledger.settle(first.number, finished())
+    for values in (
+        {"router.lambda": 1e-5, "training.batch_size": 2},
+        {"router.lambda": 1e-3, "training.batch_size": 8},
+    ):
+        driver.study.enqueue_trial(values)
+        trial = driver.ledger.claim(warm_start=True)
+        assert trial is not None
+        driver.ledger.settle(trial.number, finished())
+    driver.study.enqueue_trial({"router.lambda": 9e-4, "training.batch_size": 8})
+    last = driver.ledger.claim(warm_start=True)
+    assert last is not None
+    assert driver.ledger.order_of(last).warm_from == 2
+    # A later try begins from the same, though another is nearer by then.
+    driver.ledger.settle(last.number, LOST)
+    driver.study.add_trial(create_trial(values=[0.5, 1e-3], params=last.params, distributions=last.distributions))
+    again = driver.ledger.claim(warm_start=True)
+    assert again is not None
+    assert driver.ledger.order_of(again).warm_from == 2
+    assert driver.attribute(again.number, "warm_from") == 2
+
+
+def test_database_of_no_encoding_keeps_studies(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = database.make("ascii", "encoding 'SQL_ASCII' template template0")
+    # By the name of the database alone, as other programs take it.
+    monkeypatch.setenv(STORAGE_VARIABLE, address.replace("postgresql+psycopg", "postgresql"))
+    assert run_all(Driver(search_config(study={"trials": 2}), "a", Clock())) == 2
+
+
+@pytest.mark.usefixtures("journal")
+def test_study_goes_on_with_more_trials_but_not_with_another_space() -> None:
+    run_all(Driver(search_config(study={"trials": 2}), "a", Clock()))
+    more = Driver(search_config(study={"trials": 3, "sampler": "random"}), "b", Clock())
+    assert run_all(more) == 1
+    wider = search_config(space={"training.batch_size": {"low": 2, "high": 16}})
+    with pytest.raises(ConfigError, match=r"study.name: study shared was begun with another \[space\]"):
+        Driver(wider, "c", Clock())
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "nonsense",
+        "mysql://user:s3cret@127.0.0.1/studies",
+        "mysql://127.0.0.1/studies?password=s3cret",
+        "postgresql+nope://user:s3cret@127.0.0.1/studies",
+        "postgresql+psycopg://user:s3cret@127.0.0.1",
+        "sqlite+aiosqlite:///studies.db",
+        "sqlite:///:memory:",
+    ],
+)
+def test_address_that_keeps_no_study_is_refused_without_its_password(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(STORAGE_VARIABLE, address)
+    with pytest.raises(ConfigError, match=STORAGE_VARIABLE) as caught:
+        StudyStorage("any")
+    assert "s3cret" not in str(caught.value)
+
+
+def test_database_that_is_away_is_told_without_its_password(unused_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(STORAGE_VARIABLE, f"postgresql+psycopg://user:s3cret@127.0.0.1:{unused_port}/studies")
+    with pytest.raises(UnreachableError, match="the database of the study does not answer") as caught:
+        StudyStorage("any")
+    assert "s3cret" not in str(caught.value)

@@ -1,0 +1,171 @@
+"""The driver's loop: drivers that are killed at any moment, trials that are lost, and those that are stopped early."""
+
+import multiprocessing
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+from real_cluster import wait_until
+from real_database import running_database
+from search_factories import Driver, finished, point, search_config
+
+from l2c_ray.errors import LearningStoppedError
+from l2c_ray.learning.learner import Progress
+from l2c_ray.search.driver import drive
+from l2c_ray.search.results import Order, Result
+from l2c_ray.search.storage import STORAGE_VARIABLE
+
+TRIALS = 15
+
+
+class Here:
+    """Runs trials one after the other in this process."""
+
+    def __init__(self, run: Callable[[Order], Result], errors: Sequence[float] = ()) -> None:
+        self._run = run
+        self._errors = errors
+        self._waiting: list[Order] = []
+        self._news: dict[int, list[Progress]] = {}
+        self.stopped: list[int] = []
+
+    def submit(self, order: Order) -> None:
+        self._waiting.append(order)
+        self._news[order.number] = [
+            Progress(iteration, error, error, 1.0) for iteration, error in enumerate(self._errors, start=1)
+        ]
+
+    def results(self, seconds: float) -> Mapping[int, Result]:
+        if not self._waiting:
+            time.sleep(0.05)
+            return {}
+        if self._news:
+            return {}
+        order = self._waiting.pop(0)
+        return {order.number: Result("pruned") if order.number in self.stopped else self._run(order)}
+
+    def news(self) -> Mapping[int, Sequence[Progress]]:
+        news, self._news = self._news, {}
+        return news
+
+    def stop(self, number: int) -> None:
+        self.stopped.append(number)
+
+
+def takes_a_moment(order: Order) -> Result:
+    time.sleep(0.02)
+    return finished(point(mse=float(order.params["router.lambda"])), point(mse=1.0, theta=0.7))
+
+
+def work(run: Callable[[Order], Result] = takes_a_moment, check: Callable[[], None] = lambda: None) -> Driver:
+    config = search_config(study={"trials": TRIALS, "lease_seconds": 1.0, "parallel": 3, "max_retries": 99})
+    driver = Driver(config, f"driver-{os.getpid()}-{time.monotonic_ns()}", time.time)
+    drive(driver.ledger, Here(run), 3, 1, None, False, lambda result: None, check)
+    return driver
+
+
+def work_elsewhere(environment: Mapping[str, str], begun: Path) -> None:
+    """In a process that does not have this one's variables; the file appears when a trial begins."""
+    os.environ.update(environment)
+
+    def tells_that_it_began(order: Order) -> Result:
+        begun.touch()
+        # Long enough for drivers not to be through before they are killed.
+        time.sleep(0.15)
+        return takes_a_moment(order)
+
+    work(tells_that_it_began)
+
+
+def have_begun(begun: Path, drivers: Sequence[BaseProcess]) -> bool:
+    """Whether a trial has, or there is none left."""
+    return begun.exists() or not any(driver.is_alive() for driver in drivers)
+
+
+@pytest.fixture(params=["journal", "sqlite", "postgresql"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    if request.param == "sqlite":
+        monkeypatch.setenv(STORAGE_VARIABLE, f"sqlite:///{tmp_path}/study.db")
+    if request.param != "postgresql":
+        yield
+        return
+    with running_database() as server:
+        monkeypatch.setenv(STORAGE_VARIABLE, server.url())
+        yield
+
+
+@pytest.mark.usefixtures("storage")
+def test_drivers_killed_at_random_moments_lose_and_double_nothing(tmp_path: Path) -> None:
+    # What forks has to be without threads, which this process may have, and what loads torch anew takes long.
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["l2c_ray.search.driver"])
+    moments = random.Random(0)
+    begun = tmp_path / "begun"
+    for number in range(4):
+        begun.unlink(missing_ok=True)
+        drivers = [processes.Process(target=work_elsewhere, args=(dict(os.environ), begun)) for _ in range(2)]
+        for driver in drivers:
+            driver.start()
+        # Now and then also while the drivers open the study.
+        if number % 2 == 0:
+            wait_until(partial(have_begun, begun, drivers), timeout=60)
+        for driver in drivers:
+            time.sleep(moments.uniform(0.0, 0.3))
+            driver.kill()
+            driver.join()
+    trials = work().study.get_trials()
+    complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
+    learned = [trial for trial in complete if "parent" not in trial.user_attrs]
+    derived = [trial for trial in complete if "parent" in trial.user_attrs]
+    assert len(learned) == TRIALS
+    assert sorted(trial.user_attrs["parent"] for trial in derived) == sorted(trial.number for trial in learned)
+    lost = [trial.number for trial in trials if trial.state.name == "FAIL"]
+    assert lost, "no kill hit a trial"
+    assert sorted(trial.user_attrs["retry_of"] for trial in trials if "retry_of" in trial.user_attrs) == lost
+    assert len(complete) + len(lost) == len(trials)
+
+
+def test_lost_trial_is_run_again_in_the_same_search() -> None:
+    tries: list[Order] = []
+
+    def dies_at_first(order: Order) -> Result:
+        tries.append(order)
+        return Result("lost", reason="its worker died") if order.number == order.origin else finished()
+
+    trials = work(dies_at_first).study.get_trials()
+    assert [trial.state.name for trial in trials].count("COMPLETE") == TRIALS
+    assert len(tries) == 2 * TRIALS
+    assert {order.origin for order in tries} == {order.number for order in tries if order.number == order.origin}
+
+
+def test_search_that_is_stopped_gives_its_trials_back() -> None:
+    rounds: list[int] = []
+
+    def stop_in_the_third_round() -> None:
+        rounds.append(1)
+        if len(rounds) == 3:
+            raise LearningStoppedError("study shared", "was stopped", "go on")
+
+    with pytest.raises(LearningStoppedError):
+        work(check=stop_in_the_third_round)
+    started = time.monotonic()
+    trials = work().study.get_trials()
+    assert time.monotonic() - started < 30
+    reasons = [trial.user_attrs["reason"] for trial in trials if "reason" in trial.user_attrs]
+    assert reasons
+    assert set(reasons) == {"its driver was stopped"}
+
+
+def test_trial_that_learns_badly_is_stopped_early() -> None:
+    config = search_config(study={"trials": 7, "pruner": "median"}, objective={"max_cost": 0.9})
+    for trials, errors in ((6, [0.1] * 20), (7, [9.0] * 20)):
+        more = config.model_copy(update={"study": config.study.model_copy(update={"trials": trials})})
+        driver = Driver(more, f"until {trials}", time.time)
+        here = Here(takes_a_moment, errors)
+        drive(driver.ledger, here, 1, 20, lambda progress: progress.error, False, lambda result: None, lambda: None)
+    states = [trial.state.name for trial in driver.study.get_trials() if "parent" not in trial.user_attrs]
+    assert states == ["COMPLETE"] * 6 + ["PRUNED"]
