@@ -12,11 +12,11 @@ from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Schedule
 
 
-@pytest.fixture(params=["digits-dit", "digits-uvit"])
+@pytest.fixture(params=["digits-dit 20", "digits-dit 50", "digits-uvit 20"])
 def pipeline(request: pytest.FixtureRequest) -> Pipeline:
-    name: str = request.param
+    name, steps = request.param.split()
     entry, model = zoo.entry_of(name, "MODEL"), zoo.load(name)
-    return Pipeline(model, make_solver(entry.sampler, 20, model), entry.guidance)
+    return Pipeline(model, make_solver(entry.sampler, int(steps), model), entry.guidance)
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def schedules(pipeline: Pipeline) -> dict[str, Schedule]:
 
 
 def test_none_is_left_out(pipeline: Pipeline, schedules: dict[str, Schedule]) -> None:
-    folder: Path = shipped.FOLDER / f"{pipeline.model.name}-{pipeline.solver.name}-20"
+    folder: Path = shipped.FOLDER / f"{pipeline.model.name}-{pipeline.solver.name}-{pipeline.solver.steps}"
     assert {file.stem for file in folder.iterdir()} == set(schedules)
 
 
@@ -40,7 +40,7 @@ def test_they_were_measured_alike_and_made_by_a_known_commit(schedules: dict[str
 
 def test_tighter_budgets_cost_less_and_err_more(schedules: dict[str, Schedule]) -> None:
     learned = [schedule for schedule in schedules.values() if schedule.provenance.policy == LEARNED]
-    assert len(learned) >= 4
+    assert len(learned) >= 3
     learned.sort(key=lambda schedule: schedule.compute_share)
     for schedule in learned:
         assert schedule.compute_share <= float(schedule.provenance.settings["budget"])
