@@ -23,11 +23,12 @@ from torch import Tensor
 from l2c_ray.cli.main import errors_as_exit_codes
 from l2c_ray.cli.output import console
 from l2c_ray.distributed import local_head
-from l2c_ray.distributed.learn import FRONTIER_FILE, HEATMAP_FILE
 from l2c_ray.distributed.local_head import LocalHead
+from l2c_ray.distributed.measuring import FRONTIER_FILE
 from l2c_ray.errors import UnreachableError
 from l2c_ray.evaluation.plots import plot_images
 from l2c_ray.registry import tracking
+from l2c_ray.registry.registration import HEATMAP_FILE
 from l2c_ray.registry.versions import get_version
 from l2c_ray.storage.files import home, read_text, write_bytes, write_text
 

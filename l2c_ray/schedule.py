@@ -6,6 +6,7 @@ hash, another format version) is refused with an error that names the field.
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
@@ -17,6 +18,8 @@ from l2c_ray.errors import ScheduleError
 
 FORMAT = "l2c-schedule/1"
 
+_ROUNDING = 1e-9
+"""By how much two floats may differ that were meant to be the same."""
 _REMEDY = "take an unchanged schedule of this version"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -300,7 +303,7 @@ class Schedule(_Part):
         for part, wanted, given in (("model", self.model, model), ("sampler", self.sampler, sampler)):
             for name in type(wanted).model_fields:
                 made_for, found = getattr(wanted, name), getattr(given, name)
-                if made_for not in (found, None):
+                if made_for is not None and not _same(made_for, found):
                     raise ScheduleError(
                         f"{part}.{name}",
                         f"the schedule was made for {_short(made_for)}, not {_short(found)}",
@@ -335,6 +338,17 @@ def _canonical(content: Mapping[str, Any]) -> str:
 def _digest(content: Mapping[str, Any]) -> str:
     hashed = {name: value for name, value in content.items() if name != "sha256"}
     return hashlib.sha256(_canonical(hashed).encode()).hexdigest()
+
+
+def _same(made_for: object, found: object) -> bool:
+    """Equal, but for the last digits of a float: CPUs round the logarithms that a solver's timesteps come from each
+    in their own way.
+    """
+    if isinstance(made_for, tuple) and isinstance(found, tuple):
+        return len(made_for) == len(found) and all(map(_same, made_for, found))
+    if isinstance(made_for, float) and isinstance(found, float):
+        return math.isclose(made_for, found, rel_tol=_ROUNDING, abs_tol=_ROUNDING)
+    return made_for == found
 
 
 def _short(value: object) -> str:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import requests
+from free_ports import free_port
 from real_cluster import wait_until
 
 
@@ -25,17 +25,35 @@ class TrackingServer:
 
 
 @contextmanager
-def running_tracking_server(folder: Path) -> Iterator[TrackingServer]:
-    """Serves a database and artifacts in the folder, on a free port, until the context ends."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+def running_tracking_server(
+    folder: Path, database: str | None = None, artifacts: str | None = None, **variables: str
+) -> Iterator[TrackingServer]:
+    """Serves a database and artifacts, in the folder unless told otherwise, on a free port, until the context ends.
+
+    Args:
+        database: its address.
+        artifacts: address of the place that has them.
+        variables: by which the server reaches it.
+    """
+    port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    stores = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder)]
-    with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen([*command, *stores], stdout=log, stderr=log, start_new_session=True, cwd=folder)
+    database, artifacts = database or f"sqlite:///{folder}/mlflow.db", artifacts or str(folder)
+    stores = ["--backend-store-uri", database, "--artifacts-destination", artifacts]
+    log_file = folder / "server.log"
+    with log_file.open("wb") as log:
+        # Jobs of MLflow's own would start four more processes, which nothing here asks anything of.
+        environment = os.environ | variables | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        process = subprocess.Popen(
+            [*command, *stores], env=environment, stdout=log, stderr=log, start_new_session=True, cwd=folder
+        )
     address = f"http://127.0.0.1:{port}"
+
+    def answers() -> bool:
+        assert process.poll() is None, log_file.read_text()
+        return _healthy(address)
+
     try:
-        wait_until(lambda: _healthy(address), timeout=120)
+        wait_until(answers, timeout=120)
         yield TrackingServer(address, process.pid)
     finally:
         # Its pid stays its own, dead or alive, until it is waited for.
@@ -46,5 +64,6 @@ def running_tracking_server(folder: Path) -> Iterator[TrackingServer]:
 def _healthy(address: str) -> bool:
     try:
         return requests.get(f"{address}/health", timeout=5).ok
-    except requests.ConnectionError:
+    except requests.RequestException:
+        # Not yet, or too busy to say so within seconds.
         return False

@@ -9,11 +9,11 @@ import typer
 
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.cli.inputs import find_schedule
-from l2c_ray.cli.output import console, frontier_table, notes, progress_display
+from l2c_ray.cli.output import console, frontier_table, measuring_display, notes
 from l2c_ray.data import digits
 from l2c_ray.errors import StorageError
 from l2c_ray.evaluation.candidates import NamedSettings, chosen_rules, every_rule, frontier_candidates
-from l2c_ray.evaluation.frontier import PROTOCOL, Measurement, Sampler, measure
+from l2c_ray.evaluation.frontier import FIRST_SEED, PROTOCOL, Measurement, Sampler, measure
 from l2c_ray.evaluation.plots import plot_frontier, plot_frontier_over_time, plot_schedule
 from l2c_ray.evaluation.shipped import shipped_schedules
 from l2c_ray.schedule import Schedule
@@ -29,6 +29,7 @@ def compare_and_report(
     policies: Sequence[str],
     schedules: Sequence[str],
     images: int,
+    first_seed: int | None,
     out: Path | None,
     as_json: bool,
 ) -> None:
@@ -37,13 +38,15 @@ def compare_and_report(
     Args:
         policies: as `chosen_rules` reads them; every rule where there are none.
         schedules: files, folders and aliases; the schedules that ship in the package where there are none.
+        first_seed: of the first image; the frontier protocol's unless given.
     """
+    first_seed = FIRST_SEED if first_seed is None else first_seed
     rules = chosen_rules(policies or every_rule())
     chosen = _find_all(schedules, pipeline) if schedules else shipped_schedules(pipeline)
     if out:
         make_writable(out)
-    measurements = _measure(pipeline, chosen, rules, images)
-    report = json.dumps(_as_dict(pipeline, images, measurements), indent=1)
+    measurements = _measure(pipeline, chosen, rules, images, first_seed)
+    report = json.dumps(_as_dict(pipeline, images, first_seed, measurements), indent=1)
     if as_json:
         typer.echo(report)
     else:
@@ -84,7 +87,11 @@ def _in_folder(name: str) -> list[str]:
 
 
 def _measure(
-    pipeline: Pipeline, schedules: dict[str, Schedule], rules: Sequence[NamedSettings], images: int
+    pipeline: Pipeline,
+    schedules: dict[str, Schedule],
+    rules: Sequence[NamedSettings],
+    images: int,
+    first_seed: int,
 ) -> list[Measurement]:
     notes.print("making the rules' schedules")
     candidates = frontier_candidates(pipeline, schedules, rules)
@@ -92,22 +99,16 @@ def _measure(
     chunk = max(_LEAST_CHUNK, min(_MOST_CHUNK, images // _CHUNKS))
     sampler = Sampler(model, pipeline.solver.name, pipeline.guidance, chunk)
     real = digits.images_to_judge(model.image_shape)
-    with progress_display("comparing", images * len(candidates)) as display:
-        done = 0
-
-        def on_images(name: str, made: int) -> None:
-            nonlocal done
-            done += made
-            display.update(done, name)
-
-        return measure(candidates, sampler, images, model.num_classes, real, chunk, on_images)
+    with measuring_display("comparing") as on_images:
+        return measure(candidates, sampler, images, model.num_classes, real, chunk, on_images, first_seed)
 
 
-def _as_dict(pipeline: Pipeline, images: int, measurements: Sequence[Measurement]) -> dict[str, Any]:
+def _as_dict(pipeline: Pipeline, images: int, first_seed: int, measurements: Sequence[Measurement]) -> dict[str, Any]:
     solver, guidance = pipeline.solver, pipeline.guidance
     return {
         "protocol": PROTOCOL,
         "images": images,
+        "first_seed": first_seed,
         "model": pipeline.model.name,
         "sampler": {"name": solver.name, "steps": solver.steps},
         "guidance": guidance.model_dump(),

@@ -10,7 +10,7 @@ def run_job(command: Sequence[str], description: str | None, example: str) -> No
     """Takes `--config FILE` and any number of `--set KEY=VALUE` from the command line, runs `l2c` with them and exits.
 
     Args:
-        command: words of the `l2c` command.
+        command: words of the `l2c` command, up to where its config file goes.
         example: a config that ships, by its file name.
     """
     parser = argparse.ArgumentParser(description=description)

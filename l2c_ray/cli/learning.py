@@ -7,7 +7,16 @@ from pathlib import Path
 
 import typer
 
-from l2c_ray.cli.output import ProgressDisplay, console, frontier_table, notes, progress_display, warn_of_extremes
+from l2c_ray.cli.output import (
+    ProgressDisplay,
+    console,
+    frontier_table,
+    measuring_display,
+    notes,
+    progress_display,
+    registered_in_words,
+    warn_of_extremes,
+)
 from l2c_ray.config.learn import LearnConfig
 from l2c_ray.distributed.learn import LearnResult, Started, learn
 from l2c_ray.learning.learner import Progress
@@ -34,7 +43,8 @@ def learn_and_report(config: LearnConfig, out: Path | None, as_json: bool) -> No
             note = f"error {progress.error:.1e}, mean score {progress.mean_score:.2f}"
             display[0].update(progress.iteration, note)
 
-        result = learn(config, on_start, on_progress)
+        on_images = stack.enter_context(measuring_display())
+        result = learn(config, on_start, on_progress, on_images)
     for schedule in result.schedules:
         warn_of_extremes(schedule.table, schedule.table.cache_steps)
     if out:
@@ -45,9 +55,7 @@ def learn_and_report(config: LearnConfig, out: Path | None, as_json: bool) -> No
         return
     console.print(frontier_table(result.measurements))
     for version in result.versions:
-        aliases = f" ({', '.join(version.aliases)})" if version.aliases else ""
-        console.print(f"registered as {version.name} version {version.version}{aliases}", soft_wrap=True)
-        console.print(f"sha256 {version.sha256}", soft_wrap=True)
+        console.print(registered_in_words(version), soft_wrap=True)
 
 
 def _named(schedules: list[Schedule]) -> dict[str, Schedule]:

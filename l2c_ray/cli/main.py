@@ -4,17 +4,15 @@ Those functions are imported inside the commands, so that `--help` does not wait
 """
 
 import io
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from l2c_ray.cli import imagenet, schedules
+from l2c_ray.cli import imagenet, registry, schedules
 from l2c_ray.cli.loopback import keep_private_ray_on_loopback
 from l2c_ray.cli.options import (
     CheckpointOption,
@@ -40,16 +38,17 @@ app = typer.Typer(
     # Usage errors are one line without it, as every other error is.
     rich_markup_mode=None,
 )
-registry_app = typer.Typer(help="Look at registered schedules.", no_args_is_help=True)
 app.add_typer(schedules.app, name="schedule")
 app.add_typer(imagenet.app, name="imagenet")
-app.add_typer(registry_app, name="registry")
+app.add_typer(registry.app, name="registry")
+app.command("drift")(registry.drift)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs `l2c` with these arguments (the process's own unless given) and exits.
 
-    Exit codes: 0 done, 2 bad input, 1 a failure at run time. The last line on stderr names what is wrong.
+    Exit codes: 0 done, 2 bad input, 3 a gate says no, 1 a failure at run time. The last line on stderr names what is
+    wrong.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -100,6 +99,20 @@ def encode(
 
 
 @app.command()
+def search(
+    config: Annotated[Path, typer.Argument(help="TOML file, for instance jobs/configs/digits-search.toml.")],
+    overrides: OverridesOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Search for the cheapest schedules at each error: a study of learning runs, a version for each on its frontier."""
+    keep_private_ray_on_loopback()
+    from l2c_ray.cli.searching import search_and_report
+    from l2c_ray.config.search import SearchConfig
+
+    search_and_report(SearchConfig.read(config, overrides or ()), as_json)
+
+
+@app.command()
 def generate(
     model: ModelArgument,
     label: Annotated[int, typer.Option(min=0, help="Class to draw.")],
@@ -142,6 +155,9 @@ def compare(
         ),
     ] = None,
     images: Annotated[int, typer.Option(min=2, help="Images of the frontier protocol.")] = 512,
+    first_seed: Annotated[
+        int | None, typer.Option(min=0, max=2**53, help="Of the first image; the frontier protocol's unless given.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the table as JSON, the plots and heatmaps.")] = None,
     checkpoint: CheckpointOption = None,
     sampler: SamplerOption = None,
@@ -155,7 +171,7 @@ def compare(
     from l2c_ray.cli.inputs import open_pipeline
 
     pipeline = open_pipeline(model, checkpoint, sampler, steps, guidance_scale, guidance_rule)
-    compare_and_report(pipeline, policies or (), schedules or (), images, out, as_json)
+    compare_and_report(pipeline, policies or (), schedules or (), images, first_seed, out, as_json)
 
 
 @app.command()
@@ -196,17 +212,3 @@ def profile(
     from l2c_ray.cli.profiling import profile_and_report
 
     profile_and_report(model, Weights(random_weights, checkpoint, device, dtype), batch_size, repeats, threads, out)
-
-
-@registry_app.command("list")
-def list_registry(as_json: JsonOption = False) -> None:
-    """List all registered schedules, newest first."""
-    from l2c_ray.cli.output import console, versions_table
-    from l2c_ray.registry import tracking
-    from l2c_ray.registry.versions import list_versions
-
-    versions = list_versions(tracking.connect())
-    if as_json:
-        typer.echo(json.dumps([asdict(version) for version in versions], indent=1))
-    else:
-        console.print(versions_table(versions))

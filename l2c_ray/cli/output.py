@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import zip_longest
 from typing import Any
@@ -13,7 +13,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from l2c_ray.evaluation.frontier import Measurement
+from l2c_ray.evaluation.frontier import Measurement, OnImages
+from l2c_ray.registry.audit import AliasMove
 from l2c_ray.registry.versions import RegisteredVersion
 from l2c_ray.schedule import Macs, Schedule
 from l2c_ray.schedule import Table as ScheduleTable
@@ -105,6 +106,26 @@ def versions_table(versions: list[RegisteredVersion]) -> Table:
             version.git_commit[:12] + ("-dirty" if version.git_commit.endswith("-dirty") else ""),
         )
     return table
+
+
+def checks_table(checks: Iterable[Mapping[str, Any]]) -> Table:
+    """What a gate asked and found; a check as `Check.as_dict` gives it."""
+    table = Table()
+    for heading in ("check", "", "found"):
+        table.add_column(heading, overflow="fold")
+    for check in checks:
+        table.add_row(escape(check["name"]), "passed" if check["passed"] else "FAILED", escape(check["finding"]))
+    return table
+
+
+def registered_in_words(version: RegisteredVersion) -> str:
+    aliases = f" ({', '.join(version.aliases)})" if version.aliases else ""
+    return escape(f"registered as {version.name} version {version.version}{aliases}\nsha256 {version.sha256}")
+
+
+def move_in_words(move: AliasMove) -> str:
+    before, after = ("no version" if place is None else f"version {place}" for place in (move.before, move.after))
+    return escape(f"{move.when} {move.who} moved {move.alias} from {before} to {after}: {move.why}")
 
 
 def warn_of_extremes(table: ScheduleTable, may_reuse: Iterable[int]) -> None:
@@ -203,3 +224,20 @@ def shards_display() -> Iterator[Callable[[int, int], None]]:
             display[0].update(done)
 
         yield on_shard
+
+
+@contextmanager
+def measuring_display(title: str = "measuring") -> Iterator[OnImages]:
+    """While the context lasts, shows how far measurements have come, one after the other."""
+    with ExitStack() as stack:
+        display: ProgressDisplay | None = None
+        done = of = 0
+
+        def on_images(name: str, made: int, total: int) -> None:
+            nonlocal display, done, of
+            if display is None or done == of:
+                display, done, of = stack.enter_context(progress_display(title, total)), 0, total
+            done += made
+            display.update(done, name)
+
+        yield on_images

@@ -1,16 +1,15 @@
 """Reading a TOML file into a frozen, typed config, with errors that name the key."""
 
 import difflib
-import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from l2c_ray.errors import ConfigError
-from l2c_ray.storage.objects import S3_ADDRESS
+from l2c_ray.errors import ConfigError, StorageError
+from l2c_ray.storage.addresses import parse_s3
 
 
 def absolute(folder: str) -> str:
@@ -25,17 +24,28 @@ def absolute(folder: str) -> str:
         raise ValueError(f"names no user's home ({error})") from error
 
 
-def _folder_or_bucket(address: str) -> str:
+def folder_or_bucket(address: str) -> str:
+    """The folder from the root on, or `s3://bucket/prefix` as it is."""
     if "://" not in address:
         return absolute(address)
-    if not re.match(S3_ADDRESS, address):
-        raise ValueError("is neither a folder nor s3://bucket/prefix")
+    try:
+        parse_s3(address)
+    except StorageError as error:
+        raise ValueError("is neither a folder nor s3://bucket/prefix") from error
     return address
 
 
 Folder = Annotated[str, Field(min_length=1), AfterValidator(absolute)]
-Place = Annotated[str, Field(min_length=1), AfterValidator(_folder_or_bucket)]
+Place = Annotated[str, Field(min_length=1), AfterValidator(folder_or_bucket)]
 """A folder that every node sees, or s3://bucket/prefix."""
+
+
+def _listed(given: Any) -> Any:
+    return tuple(given) if isinstance(given, list | tuple) else (given,)
+
+
+ONE_OR_MORE = (Field(min_length=1), BeforeValidator(_listed))
+"""Of a key with a list, for which a single value stands too."""
 
 
 class Section(BaseModel):
@@ -60,23 +70,37 @@ class JobConfig(Section):
     """The whole config of one job."""
 
     @classmethod
-    def read(cls, path: Path, overrides: Sequence[str] = ()) -> Self:
+    def read(cls, path: Path | None, overrides: Sequence[str] = ()) -> Self:
         """The config in the TOML file `path`, with `section.key=value` overrides (values in TOML's own syntax).
+
+        Without a file the overrides are all that is given.
 
         Raises:
             ConfigError: the file is missing or not TOML, or a key is unknown, missing or out of range.
         """
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(
-                str(path), f"cannot be read ({error.strerror})", "give the path of a TOML file"
-            ) from error
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(str(path), f"is not TOML ({error})", "correct the file") from error
+        values = cls.values_in(path) if path else {}
         for override in overrides:
             _apply(override, values)
-        return cls.parse(values, source=str(path))
+        return cls.parse(values, source=str(path or "the command line"))
+
+    @classmethod
+    def values_in(cls, path: Path) -> dict[str, Any]:
+        """What the file says, before any override."""
+        return read_toml(path)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Raises:
+        ConfigError: the file is missing or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(str(path), f"cannot be read ({error.strerror})", "give the path of a TOML file") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(str(path), f"is not TOML ({error})", "correct the file") from error
 
 
 def value_of(key: str, text: str) -> Any:
@@ -126,7 +150,9 @@ def _first_problem(config: type[BaseModel], error: ValidationError, source: str,
 def _did_you_mean(config: type[BaseModel], location: tuple[int | str, ...]) -> str:
     section: Any = config
     for part in location[:-1]:
-        section = section.model_fields[part].annotation
+        # Of a table with keys of the user's own, what stands behind each of them.
+        entry = get_args(section)[1:]
+        section = entry[0] if entry else section.model_fields[part].annotation
     names = [field.alias or name for name, field in section.model_fields.items()]
     close = difflib.get_close_matches(str(location[-1]), names, n=1)
     return f"did you mean {close[0]}?" if close else f"the keys are {', '.join(names)}"

@@ -1,11 +1,11 @@
 """Settings of jobs/learn.py and `l2c learn`."""
 
 from itertools import pairwise
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from l2c_ray.config.base import Folder, JobConfig, Place, Section
+from l2c_ray.config.base import ONE_OR_MORE, Folder, JobConfig, Place, Section
 from l2c_ray.config.profile import ProfileFile
 from l2c_ray.schedule import MOST_GUIDANCE, Guidance, GuidanceRule, Name
 
@@ -18,8 +18,11 @@ class RunSection(Section):
     seed: Annotated[int, Field(ge=0, le=2**53)] = 0
     experiment: Name = "l2c"
     """The MLflow experiment."""
-    storage: Folder | None = None
-    """Folder of all runs' checkpoints, on a disk that every node sees; `$L2C_HOME/runs` unless given."""
+    storage: Place | None = None
+    """Where all runs' checkpoints go: a folder that every node sees, or s3://bucket/prefix.
+
+    Unless given it is `$L2C_STORAGE`, or without that `$L2C_HOME/runs`.
+    """
 
 
 class ModelSection(Section):
@@ -44,13 +47,6 @@ class SamplerSection(Section):
         return Guidance(scale=self.guidance_scale, rule=self.guidance_rule)
 
 
-def _listed(given: Any) -> Any:
-    return tuple(given) if isinstance(given, list | tuple) else (given,)
-
-
-_OneOrMore = (Field(min_length=1), BeforeValidator(_listed))
-"""A single number stands for a list of one."""
-
 _Shares = tuple[Annotated[float, Field(gt=0, le=1)], ...]
 
 
@@ -58,9 +54,9 @@ class RouterSection(Section):
     """What the router is to learn: the paper's loss with `lambda`, or the best trajectory within one of the limits."""
 
     sparsity_weight: Annotated[float, Field(ge=0, alias="lambda")] = 0.0
-    budget: Annotated[_Shares, *_OneOrMore] | None = None
+    budget: Annotated[_Shares, *ONE_OR_MORE] | None = None
     """Shares of the full run's multiply-accumulates that a schedule may take, from loose to tight: a schedule each."""
-    time_budget: Annotated[_Shares, *_OneOrMore] | None = None
+    time_budget: Annotated[_Shares, *ONE_OR_MORE] | None = None
     """Shares of the full run's time on the device of `profile`, likewise."""
     max_error: Annotated[float, Field(gt=0)] | None = None
     """Mean squared error to the full run's images that the cheapest schedule may have, which is to be found."""
@@ -68,7 +64,7 @@ class RouterSection(Section):
     """What `l2c profile` wrote: then compute is counted as time."""
     forecast: bool = True
     """Not with lambda: whether a reused unit is forecast from its last two values, or keeps the last one."""
-    theta: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], *_OneOrMore] = (0.5,)
+    theta: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], *ONE_OR_MORE] = (0.5,)
     """Thresholds of the paper's router: a schedule each, that computes where the score is above it."""
     initial_logit: Annotated[float, Field(ge=-100, le=100)] = 2.0
     shifted: bool = True

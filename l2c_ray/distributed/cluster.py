@@ -4,6 +4,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 import ray
@@ -34,8 +35,10 @@ def connect() -> None:
     address = os.environ.get("RAY_ADDRESS") or "local"
     if address not in ("local", "auto"):
         _knock(address)
+    # A dozen processes less, and nobody knows the address of a Ray that ends with this process.
+    options = {"include_dashboard": False} if address == "local" else {}
     try:
-        ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
+        ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, **options)
     except (OSError, RuntimeError, ValueError, RayError) as error:
         # Ray makes other errors of this one, which only their text tells.
         if AuthenticationError.__name__ in f"{error!r} {error.__cause__!r}":
@@ -89,6 +92,12 @@ def needs_of_a_worker(wanted: ClusterSection) -> dict[str, float]:
     return with_gpu if _places(with_gpu) >= wanted.workers else cpus
 
 
+def with_more_workers(wanted: ClusterSection, most: int) -> ClusterSection:
+    """The same with more workers, `most` at most, as far as the nodes have places for such workers."""
+    places = _places(needs_of_a_worker(wanted))
+    return wanted.model_copy(update={"workers": max(wanted.workers, min(most, places))})
+
+
 def require(wanted: ClusterSection) -> None:
     """Refuses a config that the nodes of the cluster could not run if they had nothing else to do.
 
@@ -109,6 +118,19 @@ def require(wanted: ClusterSection) -> None:
             f"{_in_words(wanted)} do not fit, the cluster's nodes have room for {places}",
             "lower cluster.workers or cluster.cpus_per_worker, or add nodes",
         )
+
+
+def require_places(needs: Mapping[str, float], count: int, key: str) -> None:
+    """Refuses a number of tasks with these needs, which may be parts of a CPU or GPU, that the nodes have no room for.
+
+    Raises:
+        ResourcesError: names the config's key.
+    """
+    places = _places({name: amount for name, amount in needs.items() if amount})
+    if count > places:
+        wanted = " and ".join(f"{amount:g} {name}" for name, amount in needs.items() if amount)
+        problem = f"{count} of {wanted} each do not fit, the cluster's nodes have room for {places}"
+        raise ResourcesError(key, problem, "lower it, or ask for less each, or add nodes")
 
 
 def wait_for_room(wanted: ClusterSection) -> None:

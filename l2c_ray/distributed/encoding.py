@@ -159,7 +159,7 @@ def _without_noise() -> Iterator[None]:
 
 
 def _read(row: dict[str, Any], config: EncodingConfig, environment: list[Any]) -> Iterator[preparing.Row]:
-    part = Part(row["number"], tuple(row["files"]), tuple(row["labels"]), tuple(row["rows"]))
+    part = Part(row["number"], tuple(row["files"]), tuple(row["sizes"]), tuple(row["labels"]), tuple(row["rows"]))
     source = open_source(config, ray.get(environment[0]))
     return preparing.rows_of(source, part, config.latents)
 

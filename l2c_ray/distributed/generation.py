@@ -67,7 +67,8 @@ def _workers(config: GenerationConfig, shards: int) -> Iterator[ActorPool]:
         num_cpus=needs["CPU"], num_gpus=needs.get("GPU", 0), max_restarts=limit, max_task_retries=limit
     )
     count = min(config.cluster.workers, shards)
-    actors: list[Any] = [actor.remote(config, objects.environment()) for _ in range(count)]
+    environment = ray.put(objects.environment())
+    actors: list[Any] = [actor.remote(config, environment) for _ in range(count)]
     try:
         yield ActorPool(actors)
     finally:

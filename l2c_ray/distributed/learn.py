@@ -13,33 +13,30 @@ from torch import Tensor
 
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.config.learn import LearnConfig
-from l2c_ray.data import digits
-from l2c_ray.data.training import open_training_images
+from l2c_ray.data.training import described, open_training_images
 from l2c_ray.distributed import cluster
 from l2c_ray.distributed.mailbox import open_mailbox
+from l2c_ray.distributed.measuring import FRONTIER_FILE, is_worth_serving, measure_all
 from l2c_ray.distributed.progress_log import ProgressLog
-from l2c_ray.distributed.run_folder import go_on_with
-from l2c_ray.distributed.sampling import ClusterSampler
+from l2c_ray.distributed.run_folder import go_on_with, open_storage
 from l2c_ray.distributed.stopping import stops_on_sigterm
 from l2c_ray.distributed.trainer import train
-from l2c_ray.errors import LearningStoppedError, UnreachableError
-from l2c_ray.evaluation.candidates import standard_candidates
+from l2c_ray.errors import LearningStoppedError
 from l2c_ray.evaluation.cost import make_schedule
-from l2c_ray.evaluation.frontier import FEWER_STEPS, LEARNED, LEARNED_BY_PAIRS, Measurement, measure
+from l2c_ray.evaluation.frontier import FIRST_SEED, LEARNED, LEARNED_BY_PAIRS, Measurement, OnImages
 from l2c_ray.evaluation.plots import plot_frontier, plot_schedule
 from l2c_ray.learning.learner import Learner, Progress
 from l2c_ray.learning.learners import make_learner
 from l2c_ray.models import zoo
 from l2c_ray.registry import tracking
-from l2c_ray.registry.lineage import git_commit
+from l2c_ray.registry.delivery import Results, deliver
+from l2c_ray.registry.lineage import Lineage, git_commit
+from l2c_ray.registry.registration import HEATMAP_FILE, Registration
 from l2c_ray.registry.tracking import TrackedRun
-from l2c_ray.registry.versions import SCHEDULE_FILE, RegisteredVersion, register
+from l2c_ray.registry.versions import SCHEDULE_FILE, RegisteredVersion
 from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Provenance, Schedule
-from l2c_ray.storage.files import home, make_writable
-
-HEATMAP_FILE = "heatmap.png"
-FRONTIER_FILE = "frontier.png"
+from l2c_ray.storage.objects import ObjectStore
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,10 @@ class Started:
 
 
 def learn(
-    config: LearnConfig, on_start: Callable[[Started], None], on_progress: Callable[[Progress], None]
+    config: LearnConfig,
+    on_start: Callable[[Started], None],
+    on_progress: Callable[[Progress], None],
+    on_images: OnImages,
 ) -> LearnResult:
     """Runs the whole job.
 
@@ -77,6 +77,7 @@ def learn(
     Args:
         on_start: called once, when everything that can be checked has been.
         on_progress: called from another thread, about twice a second while learning goes on.
+        on_images: called while what was learned is measured.
 
     Raises:
         InvalidInputError: of the kind that the config, checkpoint, storage or cluster calls for.
@@ -85,17 +86,17 @@ def learn(
         LearningError: learning or measuring broke down; the MLflow run is FAILED and no version is made.
         LearningStoppedError: SIGTERM ended it, with a checkpoint if there was time for one; the MLflow run is KILLED.
     """
-    pipeline = _load_pipeline(config)
+    pipeline = load_pipeline(config)
     data = open_training_images(config)
     learner = make_learner(config, pipeline.model, pipeline.solver, data)
-    settings = _settings(config) | data.settings()
-    storage = make_writable(Path(config.run.storage) if config.run.storage else home() / "runs")
+    settings = settings_of(config) | data.settings()
+    storage = open_storage(config.run.storage)
     client = tracking.connect()
     cluster.connect()
     cluster.require(config.cluster)
     name = config.run.name or _fresh_name(config)
     with stops_on_sigterm(name) as stopping, open_mailbox(name) as mailbox:
-        done = go_on_with(storage / name, _lasting_settings(config, pipeline, settings), config.training.iterations)
+        done = go_on_with(storage, name, _lasting_settings(config, pipeline, settings), config.training.iterations)
         cluster.wait_for_room(config.cluster)
         stopping.check()
 
@@ -103,37 +104,45 @@ def learn(
         stopping.ask_by(mailbox.request_stop.remote)
         # At once: when the job has ended of itself before it was to stop, that is noted afterwards.
         stopping.ask_by(lambda: run.end("KILLED"))
-        with _ending(run):
+        with ending(run):
             # The parameters of an MLflow run are those of its first session and cannot change.
             run.log_file(f"config-from-{done}.json", config.model_dump_json(by_alias=True, indent=1).encode())
             on_start(Started(name, run.id, config.training.iterations))
-            _train(learner, config, name, storage, mailbox, run, on_progress)
+            untold = _train(learner, config, name, storage, mailbox, run, on_progress)
             stopping.check()
             schedules = _make_schedules(config, pipeline, learner, settings)
-            measurements = _measure(config, pipeline, schedules)
+            names = [f"{LEARNED} {own}".rstrip() for own in _own_names(config, "=")]
+            measurements, samples = measure_all(config, pipeline, dict(zip(names, schedules, strict=True)), on_images)
             stopping.check()
-            with _kept_for_later(name):
-                learned = measurements[1 : 1 + len(schedules)]
-                schedules = [
-                    schedule.with_quality(measured.quality(config.evaluation.images))
-                    for schedule, measured in zip(schedules, learned, strict=True)
-                ]
-                _log_results(run, _own_names(config, "-"), schedules, learner.score_table(), measurements)
-                versions = [
-                    register(
-                        client,
-                        schedule,
-                        run.id,
-                        pipeline.model.image_shape,
-                        tags={"run": name, "speedup": f"{measured.speedup:.3f}"},
-                        worth_serving=_is_worth_serving(measured, measurements),
+            learned = measurements[1 : 1 + len(schedules)]
+            schedules = [
+                schedule.with_quality(measured.quality(config.evaluation.images))
+                for schedule, measured in zip(schedules, learned, strict=True)
+            ]
+            lineages = _lineages(config, run, name, described(config, data), schedules)
+            results = Results(
+                experiment=config.run.experiment,
+                run=name,
+                metrics=_metrics(untold, learned),
+                artifacts=_artifacts(_own_names(config, "-"), schedules, learner.score_table(), measurements),
+                registrations=[
+                    Registration(
+                        schedule=schedule,
+                        lineage=lineage,
+                        image_shape=pipeline.model.image_shape,
+                        metrics={"speedup": measured.speedup},
+                        samples=grid,
+                        worth_serving=is_worth_serving(measured, measurements),
                     )
-                    for schedule, measured in zip(schedules, learned, strict=True)
-                ]
+                    for schedule, measured, lineage, grid in zip(schedules, learned, lineages, samples, strict=True)
+                ],
+            )
+            versions = deliver(client, run, results)
     return LearnResult(name, run.id, schedules, versions, measurements)
 
 
-def _load_pipeline(config: LearnConfig) -> Pipeline:
+def load_pipeline(config: LearnConfig) -> Pipeline:
+    """The model and sampler that the config names."""
     checkpoint = Path(config.model.checkpoint) if config.model.checkpoint else None
     model = zoo.load(config.model.name, checkpoint)
     solver = make_solver(config.sampler.name, config.sampler.steps, model)
@@ -146,9 +155,11 @@ def _fresh_name(config: LearnConfig) -> str:
 
 
 _Settings = dict[str, str | int | float | bool]
+_Metrics = dict[int, dict[str, float]]
+"""By step."""
 
 
-def _settings(config: LearnConfig) -> _Settings:
+def settings_of(config: LearnConfig) -> _Settings:
     """What makes the same schedule again on one worker of the same kind, with the number of iterations."""
     return {
         **_objective(config),
@@ -193,7 +204,7 @@ def _lasting_settings(config: LearnConfig, pipeline: Pipeline, settings: _Settin
 
 
 @contextmanager
-def _ending(run: TrackedRun) -> Iterator[None]:
+def ending(run: TrackedRun) -> Iterator[None]:
     """Marks the MLflow run as ended, whatever happens inside."""
     try:
         yield
@@ -206,26 +217,16 @@ def _ending(run: TrackedRun) -> Iterator[None]:
     run.end("FINISHED")
 
 
-@contextmanager
-def _kept_for_later(name: str) -> Iterator[None]:
-    """Tells whoever has lost the tracking server after all the work how to have its result."""
-    try:
-        yield
-    except UnreachableError as error:
-        remedy = f"what was learned is kept: when it answers again, repeat this with --set run.name={name}"
-        raise UnreachableError(error.subject, error.problem, remedy) from error
-
-
 def _train(
     learner: Learner,
     config: LearnConfig,
     name: str,
-    storage: Path,
+    storage: ObjectStore,
     mailbox: Any,
     run: TrackedRun,
     on_progress: Callable[[Progress], None],
-) -> None:
-    """Brings the learner to where the cluster's workers are in the end."""
+) -> _Metrics:
+    """Brings the learner to where the cluster's workers are in the end; gives the progress that MLflow did not take."""
     log = ProgressLog(run)
 
     def relay(news: list[Progress]) -> None:
@@ -237,19 +238,20 @@ def _train(
         learner.load_state(train(config, name, storage, mailbox, relay))
     finally:
         log.close()
+    return log.waiting
 
 
 def _make_schedules(config: LearnConfig, pipeline: Pipeline, learner: Learner, settings: _Settings) -> list[Schedule]:
     settings = settings | {"iterations": learner.iteration}
     policy = LEARNED if config.router.keeps_a_limit else LEARNED_BY_PAIRS
     made = []
-    for table, own in zip(learner.tables(), _own_settings(config), strict=True):
+    for table, own in zip(learner.tables(), own_settings(config), strict=True):
         provenance = Provenance(policy=policy, settings={**settings, **own}, git_commit=git_commit())
         made.append(make_schedule(pipeline, table, provenance))
     return made
 
 
-def _own_settings(config: LearnConfig) -> list[dict[str, float]]:
+def own_settings(config: LearnConfig) -> list[dict[str, float]]:
     """What each of a run's schedules has for itself."""
     router = config.router
     if router.max_error is not None:
@@ -262,42 +264,46 @@ def _own_settings(config: LearnConfig) -> list[dict[str, float]]:
 
 def _own_names(config: LearnConfig, joint: str) -> list[str]:
     """One for each of a run's schedules, made of what it has for itself; empty where there is but one."""
-    own = [joint.join(map(str, item)) for settings in _own_settings(config) for item in settings.items()]
+    own = [joint.join(map(str, item)) for settings in own_settings(config) for item in settings.items()]
     return own if len(own) > 1 else [""]
 
 
-def _measure(config: LearnConfig, pipeline: Pipeline, schedules: list[Schedule]) -> list[Measurement]:
-    names = [f"{LEARNED} {own}".rstrip() for own in _own_names(config, "=")]
-    candidates = standard_candidates(pipeline, dict(zip(names, schedules, strict=True)))
-    cluster.wait_for_room(config.cluster)
-    with ClusterSampler(config) as sample:
-        return measure(
-            candidates,
-            sample,
-            config.evaluation.images,
-            pipeline.model.num_classes,
-            real=digits.images_to_judge(pipeline.model.image_shape),
-            chunk=config.evaluation.batch_size * config.cluster.workers,
+def _lineages(config: LearnConfig, run: TrackedRun, name: str, data: str, schedules: list[Schedule]) -> list[Lineage]:
+    """Of each schedule; within several budgets each was learned from where the one before ended."""
+    parents: list[str | None] = [None] * len(schedules)
+    if config.router.budgets:
+        parents[1:] = [schedule.sha256 for schedule in schedules[:-1]]
+    return [
+        Lineage(
+            run=name,
+            run_id=run.id,
+            config=config.model_dump(mode="json", by_alias=True),
+            data=data,
+            seeds={"learning": config.run.seed, "first image measured": FIRST_SEED},
+            parent=parent,
         )
+        for parent in parents
+    ]
 
 
-def _is_worth_serving(learned: Measurement, measurements: list[Measurement]) -> bool:
-    """Whoever wants this much compute can have it without a schedule, by fewer steps."""
-    rivals = [other for other in measurements if other.curve == FEWER_STEPS]
-    return all(learned.mse < rival.mse for rival in rivals if rival.compute_share <= learned.compute_share)
+def _metrics(untold: _Metrics, learned: list[Measurement]) -> _Metrics:
+    """Those of each schedule at its number, beside the progress that is still to be told."""
+    metrics = {step: dict(values) for step, values in untold.items()}
+    for number, measured in enumerate(learned):
+        found = {"compute_share": measured.compute_share, "speedup": measured.speedup, "mse": measured.mse}
+        metrics.setdefault(number, {}).update(found)
+    return metrics
 
 
-def _log_results(
-    run: TrackedRun, folders: list[str], schedules: list[Schedule], scores: Tensor, measurements: list[Measurement]
-) -> None:
-    learned = measurements[1 : 1 + len(schedules)]
-    for index, (folder, schedule, measured) in enumerate(zip(folders, schedules, learned, strict=True)):
-        metrics = {"compute_share": measured.compute_share, "speedup": measured.speedup, "mse": measured.mse}
-        run.log_metrics({index: metrics})
-        run.log_file(str(Path(folder, SCHEDULE_FILE)), schedule.to_json().encode())
+def _artifacts(
+    folders: list[str], schedules: list[Schedule], scores: Tensor, measurements: list[Measurement]
+) -> dict[str, bytes]:
+    artifacts = {
+        FRONTIER_FILE: plot_frontier(measurements),
+        "frontier.json": json.dumps([measurement.as_dict() for measurement in measurements], indent=1).encode(),
+    }
+    for folder, schedule in zip(folders, schedules, strict=True):
+        artifacts[str(Path(folder, SCHEDULE_FILE))] = schedule.to_json().encode()
         # Scores are those of the end; what was learned before had others.
-        heatmap = plot_schedule(schedule, None if folder else scores)
-        run.log_file(str(Path(folder, HEATMAP_FILE)), heatmap)
-    run.log_file(FRONTIER_FILE, plot_frontier(measurements))
-    rows = json.dumps([measurement.as_dict() for measurement in measurements], indent=1)
-    run.log_file("frontier.json", rows.encode())
+        artifacts[str(Path(folder, HEATMAP_FILE))] = plot_schedule(schedule, None if folder else scores)
+    return artifacts

@@ -19,33 +19,34 @@ class ProgressLog:
 
     def __init__(self, run: TrackedRun) -> None:
         self._run = run
-        self._waiting: dict[int, dict[str, float]] = {}
+        self.waiting: dict[int, dict[str, float]] = {}
+        """What the server has not taken, by iteration."""
         self._failing = False
         self._next_try = 0.0
 
     def add(self, news: Sequence[Progress]) -> None:
         """Logs them now, or with a later call if the server does not take them."""
-        self._waiting |= {progress.iteration: _finite_metrics(progress) for progress in news}
-        if self._waiting and time.monotonic() >= self._next_try:
+        self.waiting |= {progress.iteration: _finite_metrics(progress) for progress in news}
+        if self.waiting and time.monotonic() >= self._next_try:
             self._send()
 
     def close(self) -> None:
-        """Tries what is left for the last time, and says what MLflow will never see."""
-        if self._waiting:
+        """Tries what is left for the last time."""
+        if self.waiting:
             self._send()
-        if self._waiting:
-            _log.warning("the progress of %d iterations is not in MLflow", len(self._waiting))
+        if self.waiting:
+            _log.warning("the progress of %d iterations is not in MLflow", len(self.waiting))
 
     def _send(self) -> None:
         try:
-            self._run.log_metrics(self._waiting)
+            self._run.log_metrics(self.waiting)
         except L2CError as error:
             if not self._failing:
                 _log.warning("%s. Learning goes on; its progress is logged later", error)
             self._failing = True
             self._next_try = time.monotonic() + _RETRY_SECONDS
         else:
-            self._waiting = {}
+            self.waiting = {}
             self._failing = False
 
 

@@ -1,4 +1,4 @@
-"""Sampling the frontier protocol's images on the cluster: one actor a worker, each with its share of the images."""
+"""Sampling the images of a measurement on the cluster: one actor a worker, each with its share of the images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import ray
 import torch
 from ray.exceptions import RayError
 
-from l2c_ray.config.learn import LearnConfig
+from l2c_ray.config.sampling import SamplingConfig
 from l2c_ray.distributed.cluster import needs_of_a_worker
 from l2c_ray.errors import LearningError
 from l2c_ray.evaluation.frontier import Candidate, Sampled, Sampler
@@ -18,13 +18,12 @@ from l2c_ray.models import zoo
 class ClusterSampler:
     """A `SampleImages` over actors that keep the model. A context: the actors end with it."""
 
-    def __init__(self, config: LearnConfig) -> None:
+    def __init__(self, config: SamplingConfig) -> None:
         needs, limit = needs_of_a_worker(config.cluster), config.cluster.max_failures
         actor = ray.remote(_ShardSampler).options(
             num_cpus=needs["CPU"], num_gpus=needs.get("GPU", 0), max_restarts=limit, max_task_retries=limit
         )
-        values = config.model_dump(by_alias=True)
-        self._actors: list[Any] = [actor.remote(values) for _ in range(config.cluster.workers)]
+        self._actors: list[Any] = [actor.remote(config) for _ in range(config.cluster.workers)]
 
     def __enter__(self) -> "ClusterSampler":
         return self
@@ -50,7 +49,8 @@ class ClusterSampler:
         images = torch.empty(len(labels), *shares[0].images.shape[1:])
         for rank, made in enumerate(shares):
             images[rank::count] = made.images
-        return Sampled(images, sum(made.seconds for made in shares), candidate.compute_share)
+        computed = tuple(mask for made in shares for mask in made.computed)
+        return Sampled(images, sum(made.seconds for made in shares), candidate.compute_share, computed)
 
 
 def _get(shares: list[Any]) -> list[Sampled]:
@@ -58,19 +58,18 @@ def _get(shares: list[Any]) -> list[Sampled]:
         return cast(list[Sampled], ray.get(shares))
     except RayError as error:
         reason = str(error).strip().splitlines()[-1]
-        remedy = "raise cluster.max_failures or see the job's logs; the run's checkpoint has what was learned"
+        remedy = "raise cluster.max_failures or see the job's logs; what was learned, the run's checkpoint has"
         raise LearningError("sampling", f"failed on a worker ({reason})", remedy) from error
 
 
 class _ShardSampler:
     """Runs on one worker."""
 
-    def __init__(self, values: dict[str, Any]) -> None:
-        config = LearnConfig.parse(values, source="config")
+    def __init__(self, config: SamplingConfig) -> None:
         checkpoint = Path(config.model.checkpoint) if config.model.checkpoint else None
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model = zoo.load(config.model.name, checkpoint, device)
-        self._sample = Sampler(model, config.sampler.name, config.sampler.guidance, config.evaluation.batch_size)
+        self._sample = Sampler(model, config.sampler.name, config.sampler.guidance, config.batch_size)
 
     def sample(self, candidate: Candidate, labels: list[int], seeds: list[int]) -> Sampled:
         return self._sample(candidate, labels, seeds)

@@ -24,9 +24,9 @@ Action = Callable[[], object]
 class Stopping:
     """The wish to stop a run, and what is to be done about it."""
 
-    def __init__(self, run_name: str) -> None:
+    def __init__(self, error: LearningStoppedError) -> None:
         self.requested = False
-        self._run_name = run_name
+        self.error = error
         self._asks: list[Action] = []
         self._over = threading.Event()
 
@@ -42,10 +42,6 @@ class Stopping:
         """
         if self.requested:
             raise self.error
-
-    @property
-    def error(self) -> LearningStoppedError:
-        return stopped(self._run_name)
 
     def on_signal(self, signum: int, frame: FrameType | None) -> None:
         """Only starts a thread, since a handler may have interrupted anything, Ray in the middle of a call too."""
@@ -73,15 +69,15 @@ class Stopping:
         os._exit(self.error.exit_code)
 
 
-def stopped(run_name: str) -> LearningStoppedError:
-    """The error of a run that was stopped."""
-    return LearningStoppedError(f"run {run_name}", "was stopped", f"go on with --set run.name={run_name}")
+def stopped(name: str, kind: str = "run") -> LearningStoppedError:
+    """The error of a run, or of something else that goes on by its name, that was stopped."""
+    return LearningStoppedError(f"{kind} {name}", "was stopped", f"go on with --set {kind}.name={name}")
 
 
 @contextmanager
-def stops_on_sigterm(run_name: str) -> Iterator[Stopping]:
+def stops_on_sigterm(name: str, kind: str = "run") -> Iterator[Stopping]:
     """While the context lasts, SIGTERM asks for a stop and ends the process if none comes in `GRACE_SECONDS`."""
-    stopping = Stopping(run_name)
+    stopping = Stopping(stopped(name, kind))
     before = signal.signal(signal.SIGTERM, stopping.on_signal)
     try:
         yield stopping

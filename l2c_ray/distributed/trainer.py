@@ -16,10 +16,12 @@ from torch import Tensor
 from l2c_ray.config.learn import LearnConfig
 from l2c_ray.distributed.cluster import needs_of_a_worker
 from l2c_ray.distributed.stopping import stopped
+from l2c_ray.distributed.store_file_system import file_system
 from l2c_ray.distributed.worker import STATE_FILE, Outcome, train_worker
 from l2c_ray.errors import LearningError
 from l2c_ray.learning.learner import Progress
 from l2c_ray.storage import objects
+from l2c_ray.storage.objects import ObjectStore
 from l2c_ray.storage.tensors import read_tensors
 
 _POLL_SECONDS = 0.5
@@ -29,12 +31,20 @@ OnProgress = Callable[[list[Progress]], None]
 
 
 def train(
-    config: LearnConfig, run_name: str, storage: Path, mailbox: Any, on_progress: OnProgress
+    config: LearnConfig,
+    run_name: str,
+    storage: ObjectStore,
+    mailbox: Any,
+    on_progress: OnProgress,
+    start: Mapping[str, Tensor] | None = None,
 ) -> Mapping[str, Tensor]:
     """Learns on the cluster's workers and returns the learner's last state.
 
     A run of this name under `storage` is gone on with from its last checkpoint. A stop that the `mailbox` asks for
     ends it with a checkpoint.
+
+    Args:
+        start: the last state of another learner, from which this one begins.
 
     Raises:
         LearningError: the loss was not finite, or more workers were lost than `cluster.max_failures`.
@@ -52,6 +62,7 @@ def train(
             "config": config.model_dump(by_alias=True),
             "mailbox": mailbox,
             "environment": ray.put(objects.environment()),
+            "start": ray.put(start),
         },
         scaling_config=ScalingConfig(
             num_workers=config.cluster.workers,
@@ -60,7 +71,9 @@ def train(
         ),
         run_config=RunConfig(
             name=run_name,
-            storage_path=str(storage),
+            # The workers get the store itself, with what it needs to reach S3: Ray shows their variables to everybody.
+            storage_path=".",
+            storage_filesystem=file_system(storage),
             failure_config=FailureConfig(max_failures=limit, controller_failure_limit=limit),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),

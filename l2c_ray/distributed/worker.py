@@ -30,12 +30,13 @@ Outcome = Literal["finished", "stopped", "diverged"]
 def train_worker(settings: dict[str, Any]) -> Outcome:
     """Learns until the last iteration, a stop, or a loss that is not finite. All workers end at the same iteration.
 
-    `settings` holds the `config` as a dictionary, the `mailbox`, and a reference to the `environment` that storage is
-    reached by.
+    `settings` holds the `config` as a dictionary, the `mailbox`, and references to the `environment` that storage is
+    reached by and to the state to `start` from, which may be None.
     """
     config = LearnConfig.parse(settings["config"], source="config")
     with process_group():
-        return _learn(config, _make_learner(config, ray.get(settings["environment"])), settings["mailbox"])
+        learner = _make_learner(config, *ray.get([settings["environment"], settings["start"]]))
+        return _learn(config, learner, settings["mailbox"])
 
 
 def _learn(config: LearnConfig, learner: Learner, mailbox: Any) -> Outcome:
@@ -56,13 +57,15 @@ def _learn(config: LearnConfig, learner: Learner, mailbox: Any) -> Outcome:
     return outcome
 
 
-def _make_learner(config: LearnConfig, environment: Mapping[str, str]) -> Learner:
+def _make_learner(config: LearnConfig, environment: Mapping[str, str], start: Mapping[str, Tensor] | None) -> Learner:
     rank = ray.train.get_context().get_world_rank()
     device = ray.train.torch.get_device()
     checkpoint = Path(config.model.checkpoint) if config.model.checkpoint else None
     model = zoo.load(config.model.name, checkpoint, str(device))
     solver = make_solver(config.sampler.name, config.sampler.steps, model)
     learner = make_learner(config, model, solver, open_training_images(config, rank, environment), rank)
+    if start is not None:
+        learner.start_from(start)
     latest = ray.train.get_checkpoint()
     if latest:
         with latest.as_directory() as folder:

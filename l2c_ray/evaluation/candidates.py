@@ -1,11 +1,13 @@
 """What the frontier protocol compares: the full run, schedules, the same sampler with fewer steps, and rules."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
 from l2c_ray.caching.dynamic import DYNAMIC_RULES, Threshold
 from l2c_ray.caching.pipeline import Pipeline
+from l2c_ray.caching.recording import RecordingExecutor
 from l2c_ray.config.base import Section
 from l2c_ray.evaluation.cost import make_schedule
 from l2c_ray.evaluation.frontier import FEWER_STEPS, Candidate
@@ -22,9 +24,9 @@ NamedSettings = tuple[str, Section]
 
 def standard_candidates(pipeline: Pipeline, schedules: Mapping[str, Schedule]) -> list[Candidate]:
     """The full run, the schedules by name, and the rules to beat: fewer steps at each one's compute, fixed interval."""
-    mine = [_scheduled(name, schedule) for name, schedule in schedules.items()]
+    mine = [scheduled(name, schedule) for name, schedule in schedules.items()]
     fewer = _fewer_steps(pipeline, steps_at_the_compute_of(mine, pipeline))
-    return [_full(pipeline), *mine, *fewer, _of_rule(pipeline, "fixed-interval", FixedInterval(interval=2))]
+    return [full_run(pipeline), *mine, *fewer, _of_rule(pipeline, "fixed-interval", FixedInterval(interval=2))]
 
 
 def frontier_candidates(
@@ -35,10 +37,22 @@ def frontier_candidates(
     Of several settings of a rule that make the same table the first one stands for all. A calibrated rule samples its
     calibration set here.
     """
-    mine = [_scheduled(name, schedule) for name, schedule in schedules.items()]
+    mine = [scheduled(name, schedule) for name, schedule in schedules.items()]
     fewer = {*steps_over_the_curve(pipeline), *steps_at_the_compute_of(mine, pipeline)}
     ruled = (_of_rule(pipeline, name, settings) for name, settings in rules)
-    return [_full(pipeline), *mine, *_fewer_steps(pipeline, fewer), *_without_repetition(ruled)]
+    return [full_run(pipeline), *mine, *_fewer_steps(pipeline, fewer), *_without_repetition(ruled)]
+
+
+def gate_candidates(pipeline: Pipeline, schedules: Mapping[str, Schedule]) -> list[Candidate]:
+    """The full run, the schedules by name, each telling which units it computed, and fewer steps at each one's compute.
+
+    Candidate i + 1 is schedule i; the last ones are fewer steps, from many to few.
+    """
+    mine = [
+        replace(scheduled(name, schedule), executor=partial(RecordingExecutor, schedule.table))
+        for name, schedule in schedules.items()
+    ]
+    return [full_run(pipeline), *mine, *_fewer_steps(pipeline, steps_at_the_compute_of(mine, pipeline))]
 
 
 def chosen_rules(policies: Sequence[str]) -> list[NamedSettings]:
@@ -75,11 +89,13 @@ def steps_at_the_compute_of(candidates: Sequence[Candidate], pipeline: Pipeline)
     return sorted({max(order, count) for count in bought})
 
 
-def _full(pipeline: Pipeline) -> Candidate:
+def full_run(pipeline: Pipeline) -> Candidate:
+    """What all others are compared with."""
     return Candidate("full", "full", pipeline.solver.steps, None, 1.0)
 
 
-def _scheduled(name: str, schedule: Schedule) -> Candidate:
+def scheduled(name: str, schedule: Schedule) -> Candidate:
+    """The full run with what the schedule reuses."""
     return Candidate(name, schedule.provenance.policy, schedule.sampler.steps, schedule, schedule.compute_share)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from l2c_ray.data.digits import NUM_CLASSES
+from l2c_ray.data.digits import IMAGE_SHAPE, NUM_CLASSES
 from l2c_ray.errors import CheckpointError
 from l2c_ray.storage.tensors import read_tensors
 
@@ -60,3 +60,12 @@ def load() -> DigitClassifier:
             str(WEIGHTS), "holds other tensors than the classifier", "reinstall the package"
         ) from error
     return classifier.requires_grad_(False).eval()
+
+
+def judge_of(image_shape: tuple[int, int, int]) -> DigitClassifier | None:
+    """The classifier, for a model that draws what it can judge; None for any other.
+
+    Raises:
+        CheckpointError: as `load`.
+    """
+    return load() if image_shape == IMAGE_SHAPE else None

@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from l2c_ray.caching.dynamic import DynamicExecutor
 from l2c_ray.caching.pipeline import Pipeline
+from l2c_ray.caching.recording import RecordedExecutor
 from l2c_ray.evaluation import classifier
 from l2c_ray.evaluation.quality import ErrorTally, frechet_distance, kernel_distance, peak_signal_to_noise
 from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.models.macs import count_macs
 from l2c_ray.sampling.solvers import make_solver
-from l2c_ray.schedule import Guidance, Quality, Schedule
+from l2c_ray.schedule import Guidance, Mask, Quality, Schedule
 
 PROTOCOL = "frontier/1"
 FIRST_SEED = 10000
@@ -30,6 +30,9 @@ LEARNED_BY_PAIRS = "learned-by-pairs"
 """That of the paper's loss."""
 FEWER_STEPS = "fewer steps"
 """The curve of the same sampler, computing everything."""
+
+OnImages = Callable[[str, int, int], None]
+"""Told a candidate's name, how many of its images were just made, and how many all candidates make in all."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,8 @@ class Candidate:
     schedule: Schedule | None
     compute_share: float
     """Of the full run's multiply-accumulates; at most so much where an executor decides while it samples."""
-    executor: Callable[[], DynamicExecutor] | None = None
-    """Makes what decides about one batch, where there is no schedule."""
+    executor: Callable[[], RecordedExecutor] | None = None
+    """Makes what runs one batch, and tells afterwards what it computed; None runs the schedule and tells nothing."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,8 @@ class Sampled(NamedTuple):
     """Of sampling."""
     compute_share: float
     """Of the full run's multiply-accumulates."""
+    computed: tuple[Mask, ...] = ()
+    """How often each unit was computed at each step, for each executor that tells."""
 
 
 SampleImages = Callable[[Candidate, Sequence[int], Sequence[int]], Sampled]
@@ -117,11 +122,28 @@ class Sampler:
         if candidate.executor is None:
             images = pipeline.generate(labels, seeds, candidate.schedule, self._batch_size)
             return Sampled(images, time.perf_counter() - start, candidate.compute_share)
+        if candidate.schedule:
+            candidate.schedule.require(self._model.identity(), solver.identity(self._guidance))
         executor = candidate.executor()
         images = pipeline.generate_batch(labels, seeds, executor)
         seconds = time.perf_counter() - start
         computed = tuple(tuple(row) for row in executor.computed)
-        return Sampled(images, seconds, self._macs.of(computed).share)
+        return Sampled(images, seconds, self._macs.of(computed).share, (computed,))
+
+
+class RememberingSampler:
+    """Samples in this process, and makes the full run's images, which all trials are compared with, but once."""
+
+    def __init__(self, sample: SampleImages) -> None:
+        self._sample = sample
+        self._full: dict[tuple[int, ...], Sampled] = {}
+
+    def __call__(self, candidate: Candidate, labels: Sequence[int], seeds: Sequence[int]) -> Sampled:
+        if candidate.schedule is not None:
+            return self._sample(candidate, labels, seeds)
+        if tuple(seeds) not in self._full:
+            self._full[tuple(seeds)] = self._sample(candidate, labels, seeds)
+        return self._full[tuple(seeds)]
 
 
 def measure(
@@ -131,7 +153,8 @@ def measure(
     num_classes: int,
     real: Tensor | None,
     chunk: int,
-    on_images: Callable[[str, int], None] = lambda name, images: None,
+    on_images: OnImages = lambda name, made, total: None,
+    first_seed: int = FIRST_SEED,
 ) -> list[Measurement]:
     """Runs every candidate on the same images; the first must be the full run that the others are compared with.
 
@@ -139,19 +162,21 @@ def measure(
         images: how many, at least 2.
         real: real digits [n, 1, 8, 8] for the distances of sets; None where the model draws something else.
         chunk: images that each candidate makes before it is the next one's turn.
-        on_images: called with the candidate's name and the number of images, whenever some were made.
+        on_images: called whenever some were made.
+        first_seed: of the first image, whose successors have the seeds after it; the protocol's unless given.
     """
+    total = images * len(candidates)
     judge = None if real is None else classifier.load()
     tallies = [_Tally(candidate, ErrorTally(judge)) for candidate in candidates]
     for start in range(0, images, chunk):
         numbers = range(start, min(start + chunk, images))
         labels = [number % num_classes for number in numbers]
-        seeds = [FIRST_SEED + number for number in numbers]
+        seeds = [first_seed + number for number in numbers]
         reference = sample(candidates[0], labels, seeds)
         for tally in tallies:
             made = sample(tally.candidate, labels, seeds) if tally is not tallies[0] else reference
             tally.add(made, reference.images)
-            on_images(tally.candidate.name, len(numbers))
+            on_images(tally.candidate.name, len(numbers), total)
     real_features = judge(real) if judge and real is not None else None
     return [tally.measurement(tallies[0], real_features) for tally in tallies]
 

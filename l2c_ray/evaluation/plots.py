@@ -10,8 +10,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from l2c_ray.caching.pipeline import to_pixels
-from l2c_ray.evaluation.frontier import LEARNED, LEARNED_BY_PAIRS, Measurement
+from l2c_ray.evaluation.frontier import LEARNED, LEARNED_BY_PAIRS, Candidate, Measurement, SampleImages
 from l2c_ray.schedule import Schedule
+
+SAMPLE_IMAGES = 8
+"""In the row of a grid; image i has label i mod the number of classes and seed i."""
 
 _STARRED = {LEARNED: "black", LEARNED_BY_PAIRS: "crimson"}
 
@@ -83,6 +86,21 @@ def _plot_curves(measurements: Sequence[Measurement], position: Callable[[Measur
     return _png(figure)
 
 
+def plot_trials(trials: Sequence[tuple[float, float]], frontier: Sequence[tuple[float, float]], cost: str) -> bytes:
+    """A study: (cost, error) of every trial, and the line of those that no other beats in both."""
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(*zip(*trials, strict=True), linestyle="", marker="o", markersize=5, color="silver", label="trials")
+    axes.plot(*zip(*frontier, strict=True), marker="*", markersize=13, color="black", label="frontier")
+    if any(error > 0 for _, error in trials):
+        axes.set_yscale("log")
+    axes.set_xlabel(cost.replace("_", " "))
+    axes.set_ylabel("mean squared error to the full run")
+    axes.grid(visible=True, which="both", alpha=0.25)
+    axes.legend(fontsize=9)
+    return _png(figure)
+
+
 def plot_images(rows: Sequence[tuple[str, Tensor]]) -> bytes:
     """Rows of n images [n, 1, height, width] in [-1, 1] under one another, each with its title."""
     columns = len(rows[0][1])
@@ -94,6 +112,20 @@ def plot_images(rows: Sequence[tuple[str, Tensor]]) -> bytes:
             axes.set_axis_off()
             axes.imshow(image[0].numpy(), cmap="gray", vmin=0, vmax=255)
     return _png(figure)
+
+
+def plot_samples(candidates: Sequence[Candidate], sample: SampleImages, num_classes: int) -> list[bytes]:
+    """For each candidate but the first, which is the full run: the full run's images above its own, on fixed seeds.
+
+    The model must draw pictures of one channel.
+    """
+    seeds = range(SAMPLE_IMAGES)
+    labels = [number % num_classes for number in seeds]
+    full, *others = [sample(candidate, labels, seeds).images for candidate in candidates]
+    return [
+        plot_images([("everything computed", full), (f"{candidate.name}: {candidate.compute_share:.0%}", images)])
+        for candidate, images in zip(candidates[1:], others, strict=True)
+    ]
 
 
 def _short_name(unit: str) -> str:

@@ -88,6 +88,10 @@ class Learner(ABC):
         self.iteration = int(tensors["iteration"])
 
     @abstractmethod
+    def start_from(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Begins where another learner of this kind and model ended, by its state; False where that is no use."""
+
+    @abstractmethod
     def tables(self) -> list[Table]:
         """The static graphs that have been learned so far, in the order in which they were."""
 

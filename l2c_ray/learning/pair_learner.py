@@ -1,5 +1,7 @@
 """The paper's learner: pairs of neighbouring steps, picked at random, on noised data."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -8,6 +10,7 @@ from l2c_ray.data.images import TrainingImages
 from l2c_ray.learning.learner import Learner, Lesson
 from l2c_ray.learning.objective import pair_error
 from l2c_ray.learning.router import Router
+from l2c_ray.learning.state import unpack_module
 from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.sampling.solver import Solver
 from l2c_ray.schedule import Table
@@ -31,6 +34,10 @@ class PairLearner(Learner):
         cache_steps = solver.cache_steps(shifted=config.router.shifted)
         self.router = Router(solver.steps, len(model.units), cache_steps, config.router.initial_logit).to(self._device)
         self._optimizer = torch.optim.Adam(self.router.parameters(), lr=config.training.learning_rate)
+
+    def start_from(self, tensors: Mapping[str, Tensor]) -> bool:
+        unpack_module(tensors, self.router)
+        return True
 
     def tables(self) -> list[Table]:
         return [self.router.threshold(theta) for theta in self._config.router.theta]

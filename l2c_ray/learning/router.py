@@ -1,6 +1,7 @@
 """The router: one logit for every unit at every step that may reuse (L2C, arXiv 2406.01733, section 3.3)."""
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -42,11 +43,29 @@ class Router(nn.Module):
             table[step] = self.scores(step)
         return table
 
-    def threshold(self, theta: float) -> Table:
-        """The static graph: compute where the score is above theta, and at every step that may not reuse."""
+    def threshold(self, *thetas: float) -> Table:
+        """The static graph: compute where the score is above theta, and at every step that may not reuse.
+
+        Args:
+            thetas: one for each phase of the trajectory; the phases have the same length.
+        """
         scores = self.score_table()
         mask = tuple(
-            tuple(int(step not in self.cache_steps or score > theta) for score in scores[step].tolist())
+            tuple(
+                int(step not in self.cache_steps or score > thetas[step * len(thetas) // self.steps])
+                for score in scores[step].tolist()
+            )
             for step in range(self.steps)
         )
         return Table.of(mask, self.cache_steps)
+
+    def within(self, budget: float, share_of: Callable[[Table], float]) -> tuple[float, Table] | None:
+        """The threshold that computes the most of what is within the budget, and its graph; None where none is.
+
+        Args:
+            budget: share of the full run's compute.
+            share_of: what a graph takes of it; less, the less is computed.
+        """
+        thetas = sorted({0.0, *(score for step in self.cache_steps for score in self.scores(step).tolist())})
+        first = bisect_left(thetas, True, key=lambda theta: share_of(self.threshold(theta)) <= budget)
+        return (thetas[first], self.threshold(thetas[first])) if first < len(thetas) else None

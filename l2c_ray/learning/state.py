@@ -20,7 +20,7 @@ def pack(module: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str
 
 def unpack(tensors: Mapping[str, Tensor], module: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
     """Puts what `pack` gave back in place; settings such as the learning rate stay the optimizer's own."""
-    module.load_state_dict(_under(_MODULE, tensors))
+    unpack_module(tensors, module)
     if optimizer is None:
         return
     moments: dict[int, dict[str, Tensor]] = {}
@@ -28,6 +28,11 @@ def unpack(tensors: Mapping[str, Tensor], module: nn.Module, optimizer: torch.op
         index, name = key.split(".", 1)
         moments.setdefault(int(index), {})[name] = tensor
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def unpack_module(tensors: Mapping[str, Tensor], module: nn.Module) -> None:
+    """Puts what `pack` gave of the module back in place, and leaves the optimizer alone."""
+    module.load_state_dict(_under(_MODULE, tensors))
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from l2c_ray.learning.costs import costs_by
 from l2c_ray.learning.course import Found, Phase, make_course
 from l2c_ray.learning.learner import Learner, Lesson
 from l2c_ray.learning.rollout import FullRun, require_steady_units, run_in_full
+from l2c_ray.learning.state import unpack_module
 from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.sampling.loop import sample_images
 from l2c_ray.sampling.solver import Solver
@@ -66,9 +67,20 @@ class TrajectoryLearner(Learner):
             raise ConfigError("training.iterations", problem, "raise them")
         require_steady_units(model, solver)
         self._found = [Found(self.router.mask.clone(), self.router.coefficients.clone(), 1.0, 0.0)]
-        """The full run, then where each phase ended."""
+        """Where it began, which is the full run unless told otherwise, then where each phase ended."""
         self._pipeline = Pipeline(model, solver, config.sampler.guidance)
         self._full_runs: dict[int, FullRun] = {}
+
+    def start_from(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Only from a mask of more compute than is wanted, and to a budget: nothing is known of its error."""
+        mask, coefficients = (tensors[name][-1].to(self._device) for name in (_MASKS, _COEFFICIENTS))
+        found = Found(mask, coefficients, tensors[_TOLD][-1, 0].item(), math.nan)
+        if self._course.measures or found.share <= self._course.next([found]).target:
+            return False
+        unpack_module(tensors, self.router)
+        self.router.start_from(mask, coefficients)
+        self._found = [found]
+        return True
 
     def tables(self) -> list[Table]:
         return [table_of(found.mask, found.coefficients) for found in self._course.results(self._found)]
@@ -165,7 +177,8 @@ class TrajectoryLearner(Learner):
 
     def _share(self, phase: Phase, done: float) -> float:
         """What may be computed when so much of a phase's iterations is done."""
-        begun = 0.0 if len(self._found) > 1 else _BEGUN
+        # What starts from a mask knows already what its units are worth.
+        begun = _BEGUN if len(self._found) == 1 and phase.start.share == 1 else 0.0
         left = (_TIGHTENED - done) / (_TIGHTENED - begun)
         share: float = phase.target + (phase.start.share - phase.target) * min(1.0, max(0.0, left)) ** _SLOWING
         return share

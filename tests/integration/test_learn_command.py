@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
+from mlflow import MlflowClient
 from real_cluster import DIGITS, SMALL, Cluster, set_options, wait_until
 from real_tracking_server import running_tracking_server
 
@@ -87,7 +88,7 @@ def test_wrong_token_ends_at_once_with_one_line(cluster: Cluster) -> None:
     assert last.startswith(f"error: {cluster.head.address}: the Ray cluster there does not let you in")
 
 
-def test_tracking_server_that_goes_away_costs_no_learning(cluster: Cluster, tmp_path: Path) -> None:
+def test_tracking_server_that_goes_away_costs_nothing(cluster: Cluster, tmp_path: Path) -> None:
     options = set_options(*SMALL, "run.name='untracked'")
     lines = []
     with (
@@ -110,7 +111,19 @@ def test_tracking_server_that_goes_away_costs_no_learning(cluster: Cluster, tmp_
     assert cluster.checkpoints("untracked")
     last = lines[-1]
     assert last.startswith(f"error: {server.address}: the tracking server does not answer")
-    assert "repeat this with --set run.name=untracked" in last
+    assert "`l2c registry push` takes them there" in last
+
+    with running_tracking_server(tmp_path) as server:
+        pushed = cluster.l2c("registry", "push", MLFLOW_TRACKING_URI=server.address)
+        assert pushed.returncode == 0, pushed.stderr
+        assert pushed.stdout.startswith("registered as digits-dit-ddim-20 version 1")
+        client = MlflowClient(server.address)
+        (run,) = client.search_runs([client.get_experiment_by_name("l2c").experiment_id])
+        assert run.info.status == "FINISHED"
+        assert {metric.step for metric in client.get_metric_history(run.info.run_id, "loss")} == set(range(1, 41))
+        assert "frontier.png" in {file.path for file in client.list_artifacts(run.info.run_id)}
+        again = cluster.l2c("registry", "push", MLFLOW_TRACKING_URI=server.address)
+        assert again.stdout == "nothing is kept that the tracking server has not got\n"
 
 
 def test_private_ray_listens_on_loopback_only_and_leaves_no_process_behind(tmp_path: Path) -> None:

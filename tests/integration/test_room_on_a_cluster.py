@@ -17,7 +17,8 @@ from ray.util import placement_group, remove_placement_group
 from ray.util.placement_group import PlacementGroup
 from real_cluster import wait_until
 
-from l2c_ray.config.learn import ClusterSection, LearnConfig
+from l2c_ray.config.learn import ClusterSection
+from l2c_ray.config.sampling import SamplingConfig
 from l2c_ray.distributed import cluster
 from l2c_ray.distributed.mailbox import open_mailbox
 from l2c_ray.distributed.sampling import ClusterSampler
@@ -106,10 +107,9 @@ def test_room_that_others_give_back_is_taken() -> None:
 
 
 def test_samplers_lost_more_often_than_allowed_are_a_typed_error() -> None:
-    values = {"model": {"name": "digits-dit"}, "router": {"lambda": 0.1}, "training": {"iterations": 1}}
-    limits = {"cluster": {"max_failures": 0}, "evaluation": {"batch_size": 1}}
+    values = {"model": {"name": "digits-dit"}, "sampler": {}, "cluster": {"max_failures": 0}, "batch_size": 1}
     full = Candidate("full", "full", 2, None, 1.0)
-    with ClusterSampler(LearnConfig.parse(values | limits, source="test")) as sample:
+    with ClusterSampler(SamplingConfig.parse(values, source="test")) as sample:
         assert sample(full, [3], [7])[0].shape == (1, 1, 8, 8)
         (sampler,) = (each for each in psutil.Process().children(recursive=True) if "_ShardSampler" in each.name())
         sampler.kill()

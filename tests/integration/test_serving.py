@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import psutil
 import pytest
+from lineages import add
 from PIL import Image
 from real_cluster import REPOSITORY, Cluster, wait_until
 
@@ -23,7 +24,6 @@ from l2c_ray.models import zoo
 from l2c_ray.policies.fixed_interval import fixed_interval
 from l2c_ray.registry import tracking
 from l2c_ray.registry.tracking import TrackedRun
-from l2c_ray.registry.versions import register
 from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Guidance, Provenance, Quality
 
@@ -55,7 +55,7 @@ def _register_a_champion() -> None:
     measured = schedule.with_quality(Quality(protocol="test", metrics={"mse": 1e-3}))
     client = tracking.connect()
     run = TrackedRun(client, "serving", "serving", {})
-    register(client, measured, run.id, model.image_shape, {}, worth_serving=True)
+    add(client, run, measured)
 
 
 def test_image_is_that_of_l2c_generate(cluster: Cluster, service: httpx.Client, tmp_path: Path) -> None:

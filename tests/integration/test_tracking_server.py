@@ -5,7 +5,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import alias_mover
 import pytest
+from lineages import add
 from real_tracking_server import TrackingServer, running_tracking_server
 
 from l2c_ray.caching.pipeline import Pipeline
@@ -14,8 +16,10 @@ from l2c_ray.evaluation.cost import make_schedule
 from l2c_ray.models import zoo
 from l2c_ray.policies.fixed_interval import fixed_interval
 from l2c_ray.registry import tracking
+from l2c_ray.registry.aliases import history, roll_back
+from l2c_ray.registry.mutex import exclusive
 from l2c_ray.registry.tracking import TrackedRun
-from l2c_ray.registry.versions import CHAMPION, get_version, list_versions, load_schedule, register, resolve
+from l2c_ray.registry.versions import CHAMPION, get_version, list_versions, load_schedule, resolve
 from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Guidance, Provenance, Quality, Schedule
 
@@ -40,8 +44,8 @@ def schedule() -> Schedule:
 def test_version_is_registered_listed_and_fetched_over_http(server: TrackingServer, schedule: Schedule) -> None:
     client = tracking.connect()
     run = TrackedRun(client, "experiment", "first", {})
-    registered = register(client, schedule, run.id, (1, 8, 8), {}, worth_serving=True)
-    assert register(client, schedule, run.id, (1, 8, 8), {}, worth_serving=True) == registered
+    registered = add(client, run, schedule)
+    assert add(client, run, schedule) == registered
     assert list_versions(client) == [registered] == [resolve(client, NAME, CHAMPION)]
     assert load_schedule(registered) == schedule
     for ask in (
@@ -61,7 +65,7 @@ def test_server_that_dies_during_a_run_is_a_typed_error_within_a_minute(
     server.signal(signal.SIGKILL)
     for work in (
         lambda: run.log_metrics({1: {"loss": 1.0}}),
-        lambda: register(client, schedule, run.id, (1, 8, 8), {}, worth_serving=True),
+        lambda: add(client, run, schedule),
     ):
         start = time.monotonic()
         with pytest.raises(UnreachableError) as caught:
@@ -69,3 +73,28 @@ def test_server_that_dies_during_a_run_is_a_typed_error_within_a_minute(
         assert caught.value.subject == server.address
         assert time.monotonic() - start < 60
     run.end("FAILED")
+
+
+def test_of_two_processes_that_move_an_alias_over_http_one_wins(server: TrackingServer, schedule: Schedule) -> None:
+    client = tracking.connect()
+    run = TrackedRun(client, "experiment", "first", {})
+    for number in range(3):
+        provenance = Provenance(policy="test", settings={"number": number})
+        parts = (schedule.model, schedule.sampler, schedule.table, provenance, schedule.cost, schedule.quality)
+        add(client, run, Schedule.create(*parts))
+    # All begin at once, for that takes them a while.
+    movers = [alias_mover.start("move", NAME, CHAMPION, to, 1) for to in (2, 3)]
+    holder = alias_mover.start("hold", NAME)
+    outcomes = alias_mover.go(*movers)
+    assert [mover.wait(60) for mover in movers] == [0, 0]
+    assert sorted(outcomes) == ["ConflictError", "moved"]
+    moves = history(client, NAME)
+    assert [(move.before, move.after) for move in moves] == [(None, 1), (1, 2 if outcomes[0] == "moved" else 3)]
+    assert resolve(client, NAME, CHAMPION).version == moves[-1].after
+    assert roll_back(client, NAME, CHAMPION, "over http").after == 1
+    assert alias_mover.go(holder) == ["held"]
+    holder.kill()
+    holder.wait()
+    with exclusive(client, NAME, lease_seconds=1.0) as held:
+        held.require()
+    assert {version.name for version in list_versions(client)} == {NAME}

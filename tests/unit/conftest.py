@@ -9,7 +9,9 @@ import hypothesis
 import mlflow
 import pytest
 import torch
+from free_ports import free_port
 from hypothesis.configuration import set_hypothesis_home_dir
+from lineages import add
 from mlflow import MlflowClient
 from unit_factories import GUIDANCE, L2C, Finished, Refused, measured_schedule
 
@@ -20,7 +22,6 @@ from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.policies.fixed_interval import fixed_interval
 from l2c_ray.registry import tracking
 from l2c_ray.registry.tracking import TrackedRun
-from l2c_ray.registry.versions import register
 from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Schedule
 
@@ -90,9 +91,7 @@ def run(client: MlflowClient) -> TrackedRun:
 @pytest.fixture
 def unused_port() -> int:
     """Nothing listens on it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_port()
 
 
 @pytest.fixture
@@ -114,7 +113,7 @@ def half_file(half: Schedule, tmp_path: Path) -> Path:
 @pytest.fixture
 def registered(client: MlflowClient, run: TrackedRun, half: Schedule) -> Schedule:
     """`half` as the champion of the registry."""
-    register(client, half, run.id, (1, 8, 8), {}, worth_serving=True)
+    add(client, run, half)
     return half
 
 

@@ -36,6 +36,14 @@ def test_folder_without_schedules_is_no_alias(refused: Refused, tmp_path: Path) 
     assert f"{tmp_path}: holds no schedules" in refused("compare", "digits-dit", "--schedules", tmp_path, *QUICK)
 
 
+def test_another_first_seed_makes_other_images(l2c: L2C) -> None:
+    few = ("compare", "digits-dit", "--json", *QUICK[:2], *FEW_STEPS, "--images", "2")
+    given, same, other = (json.loads(l2c(*few, "--first-seed", seed).out) for seed in (10000, 10000, 10002))
+    assert (given["first_seed"], other["first_seed"]) == (10000, 10002)
+    of_rule = [report["rows"][-1]["mse"] for report in (given, same, other)]
+    assert of_rule[0] == of_rule[1] != of_rule[2]
+
+
 def test_compare_as_json_tells_the_protocol_and_every_row(l2c: L2C) -> None:
     finished = l2c("compare", "digits-dit", "--json", *QUICK)
     assert finished.code == 0
@@ -44,6 +52,7 @@ def test_compare_as_json_tells_the_protocol_and_every_row(l2c: L2C) -> None:
     assert report == {
         "protocol": "frontier/1",
         "images": 4,
+        "first_seed": 10000,
         "model": "digits-dit",
         "sampler": {"name": "ddim", "steps": 4},
         "guidance": {"scale": 1.5, "rule": "standard"},

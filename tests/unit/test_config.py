@@ -11,6 +11,8 @@ from l2c_ray.config.encoding import EncodingConfig
 from l2c_ray.config.imagenet import GenerationConfig
 from l2c_ray.config.learn import LearnConfig
 from l2c_ray.config.pretraining import PretrainingConfig
+from l2c_ray.config.promotion import PromotionConfig
+from l2c_ray.config.search import SearchConfig
 from l2c_ray.config.serving import ServingConfig
 from l2c_ray.errors import ConfigError
 
@@ -115,7 +117,8 @@ def test_override_below_a_value_is_refused_naming_it(minimal: Path) -> None:
         ("evaluation.images=1", "evaluation.images"),
         ("run.seed=-1", "run.seed"),
         ("run.name='a/b'", "run.name"),
-        ("run.storage='s3://bucket/runs'", "run.storage"),
+        ("run.storage='gs://bucket/runs'", "run.storage"),
+        ("run.storage='s3://bucket/../runs'", "run.storage"),
         ("run.storage='~nobody-of-this-name/runs'", "run.storage"),
         ('model.checkpoint="a\\u0000b"', "model.checkpoint"),
         ("sampler.guidance_scale=1e30", "sampler.guidance_scale"),
@@ -161,6 +164,7 @@ def test_folder_means_the_same_in_every_working_directory(
     monkeypatch.chdir(tmp_path)
     config = LearnConfig.read(minimal, ["run.storage=runs", "model.checkpoint='~/weights'"])
     assert config.run.storage == str(tmp_path / "runs")
+    assert LearnConfig.read(minimal, ["run.storage=s3://bucket/runs"]).run.storage == "s3://bucket/runs"
     assert config.model.checkpoint == str(Path.home() / "weights")
     monkeypatch.chdir("/")
     assert LearnConfig.parse(config.model_dump(by_alias=True), source="config") == config
@@ -248,8 +252,11 @@ def test_shipped_config_fits_the_job_that_reads_it(path: Path) -> None:
         "encode": EncodingConfig,
         "imagenet": GenerationConfig,
         "pretrain": PretrainingConfig,
+        "promote": PromotionConfig,
+        "search": SearchConfig,
     }
-    config = jobs.get(path.name.partition("-")[0], LearnConfig)
+    words = path.stem.split("-")
+    config = jobs.get(words[0]) or jobs.get(words[-1], LearnConfig)
     assert config.read(path) == config.parse(tomllib.loads(path.read_text()), source="x")
 
 

@@ -57,15 +57,16 @@ def assert_equals_diffusers(model: DiT) -> None:
     with torch.no_grad():
         theirs = model.transformer(sample, timestep=times, class_labels=labels).sample
         ours = model(sample, times, labels, compute_all)
-    assert torch.equal(ours, theirs)
+    # A modulation made in parts may round otherwise than in one product, on some CPUs by a last bit.
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("channels", "out_channels"), [(1, None), (4, 8), (3, 3)])
-def test_full_evaluation_is_that_of_diffusers_bit_for_bit(channels: int, out_channels: int | None) -> None:
+def test_full_evaluation_is_that_of_diffusers_but_for_rounding(channels: int, out_channels: int | None) -> None:
     assert_equals_diffusers(tiny_dit(channels=channels, out_channels=out_channels))
 
 
-def test_full_evaluation_of_the_embedded_model_is_that_of_diffusers_bit_for_bit(
+def test_full_evaluation_of_the_embedded_model_is_that_of_diffusers_but_for_rounding(
     digits_model: CacheableTransformer,
 ) -> None:
     assert isinstance(digits_model, DiT)

@@ -9,8 +9,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from lineages import add
 from mlflow import MlflowClient
-from registry_factories import add
 from unit_factories import measured_schedule
 
 from l2c_ray.caching.pipeline import Pipeline, encode_png

@@ -21,28 +21,22 @@ from l2c_ray.errors import ConfigError, StorageError
 from l2c_ray.learning.learners import make_learner
 from l2c_ray.learning.pair_learner import PairLearner
 from l2c_ray.sampling.solvers import make_solver
+from l2c_ray.storage.folder import Folder
 from l2c_ray.storage.objects import ObjectStore, open_store
 
 SIZES = (5, 3, 4, 5, 1, 2)
 
 
-class CountingStore(ObjectStore):
-    """Another store, and how often each object was read."""
+class CountingStore(Folder):
+    """A folder, and how often each object in it was read."""
 
-    def __init__(self, store: ObjectStore) -> None:
-        self.address = store.address
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
         self.read: Counter[str] = Counter()
-        self._store = store
-
-    def names(self) -> set[str]:
-        return self._store.names()
-
-    def put(self, name: str, content: bytes) -> None:
-        self._store.put(name, content)
 
     def get(self, name: str) -> bytes:
         self.read[name] += 1
-        return self._store.get(name)
+        return super().get(name)
 
 
 def fill(folder: Path) -> ObjectStore:
@@ -118,7 +112,7 @@ def test_images_of_mixed_shards_come_together(filled: ObjectStore) -> None:
 
 def test_every_shard_is_read_once_an_epoch_and_only_by_its_own_worker(filled: ObjectStore) -> None:
     for rank in range(2):
-        counting = CountingStore(filled)
+        counting = CountingStore(Path(filled.address))
         images = LatentImages(counting, seed=1, rank=rank, workers=2, mixed=2)
         drawn(images, 1, range(sum(SIZES[rank::2])))
         own = {Shard(number, size).name: 1 for number, size in enumerate(SIZES) if number % 2 == rank}

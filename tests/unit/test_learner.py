@@ -230,3 +230,13 @@ def test_every_threshold_gives_a_schedule_of_the_same_router() -> None:
     assert computed[0] > computed[-1]
     for theta, table in zip((0.5, 0.88, 1.0), learned.tables(), strict=True):
         assert table == learned.router.threshold(theta)
+
+
+def test_warm_start_begins_with_the_logits_of_another_and_is_done_with_nothing_yet() -> None:
+    taught, warm = learner(), learner(router={"lambda": 1e-2})
+    run(taught, 4)
+    assert warm.start_from(taught.state())
+    assert torch.equal(logits(warm), logits(taught))
+    assert warm.iteration == 0
+    run(warm, 6)
+    assert warm.done

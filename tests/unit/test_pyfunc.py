@@ -4,8 +4,9 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from lineages import add
 from mlflow import MlflowClient
-from registry_factories import add, retrained_digits
+from registry_factories import retrained_digits
 from unit_factories import GUIDANCE, measured_schedule
 
 from l2c_ray.caching.pipeline import Pipeline, to_pixels

@@ -154,19 +154,19 @@ def test_measurements_are_rows_in_the_order_of_the_candidates_on_the_same_images
     full = Candidate("full", "full", 4, None, 1.0)
     half, same = Candidate("half", "fewer steps", 2, None, 0.5), Candidate("same", "other", 4, None, 1.0)
     asked: list[tuple[str, list[int], list[int]]] = []
-    told: list[tuple[str, int]] = []
+    told: list[tuple[str, int, int]] = []
 
     def sample(candidate: Candidate, labels: Sequence[int], seeds: Sequence[int]) -> Sampled:
         asked.append((candidate.name, list(labels), list(seeds)))
         images = real[: len(labels)] + (0.1 if candidate.name == "half" else 0.0)
         return Sampled(images, len(labels) * candidate.steps / 48, candidate.compute_share)
 
-    rows = measure([full, half, same], sample, 12, 10, real[:50], 8, lambda name, images: told.append((name, images)))
+    rows = measure([full, half, same], sample, 12, 10, real[:50], 8, lambda *news: told.append(news))
     first, rest = [0, 1, 2, 3, 4, 5, 6, 7], [8, 9, 0, 1]
     assert asked == [(name, first, list(range(10000, 10008))) for name in ("full", "half", "same")] + [
         (name, rest, list(range(10008, 10012))) for name in ("full", "half", "same")
     ]
-    assert told == [(name, count) for count in (8, 4) for name in ("full", "half", "same")]
+    assert told == [(name, count, 36) for count in (8, 4) for name in ("full", "half", "same")]
     assert [(row.name, row.curve) for row in rows] == [("full", "full"), ("half", "fewer steps"), ("same", "other")]
     assert [row.compute_share for row in rows] == [1.0, 0.5, 1.0]
     assert [row.seconds for row in rows] == pytest.approx([1.0, 0.5, 1.0])
@@ -209,7 +209,7 @@ def test_sampler_makes_the_images_of_the_pipeline_under_each_candidate() -> None
         (Candidate("mine", "", 4, schedule, 0.5), pipeline.generate([0, 1, 2], [5, 6, 7], schedule, 2)),
         (Candidate("fewer", "", 2, None, 0.5), tiny_pipeline(steps=2).generate([0, 1, 2], [5, 6, 7], None, 2)),
     ]:
-        images, seconds, share = sampler(candidate, [0, 1, 2], [5, 6, 7])
+        images, seconds, share, _ = sampler(candidate, [0, 1, 2], [5, 6, 7])
         assert torch.equal(images, wanted)
         assert seconds > 0
         assert share == candidate.compute_share
@@ -220,7 +220,7 @@ def test_share_of_a_dynamic_candidate_is_what_its_executor_computed(threshold: f
     pipeline = tiny_pipeline(steps=4)
     executor = partial(FirstBlockCache, pipeline.model.units, Threshold(threshold=threshold))
     sampler = Sampler(pipeline.model, "ddim", GUIDANCE, batch_size=2)
-    images, _, share = sampler(Candidate("dynamic", "", 4, None, 1.0, executor), [0, 1], [5, 6])
+    images, _, share, _ = sampler(Candidate("dynamic", "", 4, None, 1.0, executor), [0, 1], [5, 6])
     if threshold == 0:
         assert torch.equal(images, pipeline.generate([0, 1], [5, 6]))
         assert share == 1

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -48,6 +50,33 @@ def with_logits(*logits: float) -> Router:
     return router
 
 
+def computed(table: Table) -> float:
+    return sum(map(sum, table.compute)) / 8
+
+
+@pytest.mark.parametrize(
+    ("budget", "theta", "row"),
+    [
+        (1.0, -math.inf, (1, 1, 1, 1)),
+        (0.875, -2.0, (0, 1, 1, 1)),
+        (0.8, 0.0, (0, 1, 0, 1)),
+        (0.7, 1.0, (0, 0, 0, 1)),
+        (0.5, 3.0, (0, 0, 0, 0)),
+    ],
+)
+def test_budget_is_met_by_the_threshold_that_computes_the_most_within_it(
+    budget: float, theta: float, row: tuple[int, ...]
+) -> None:
+    found, table = with_logits(-2.0, 1.0, 0.0, 3.0).within(budget, computed) or (None, None)
+    assert table is not None
+    assert table.compute == ((1, 1, 1, 1), row)
+    assert found == pytest.approx(torch.sigmoid(torch.tensor(theta)).item())
+
+
+def test_budget_below_what_always_computes_is_met_by_no_threshold() -> None:
+    assert with_logits(-2.0, 1.0).within(0.4, lambda table: sum(map(sum, table.compute)) / 4) is None
+
+
 @pytest.mark.parametrize(
     ("theta", "row"),
     [
@@ -61,6 +90,11 @@ def test_unit_is_computed_where_its_score_is_strictly_above_theta(theta: float, 
     router = with_logits(-200.0, -1e-2, 0.0, 1e-2, 200.0)
     assert router.scores(1)[[0, 2, 4]].tolist() == [0.0, 0.5, 1.0]
     assert router.threshold(theta) == Table.of(((1,) * 5, row), (1,))
+
+
+def test_every_phase_of_the_trajectory_has_a_threshold_of_its_own() -> None:
+    mask = Router(6, 1, (1, 3, 5), 0.0).threshold(0.6, 0.4, 0.5).compute
+    assert mask == ((1,), (0,), (1,), (1,), (1,), (0,))
 
 
 def test_steps_that_may_not_reuse_compute_everything_at_any_theta() -> None:

@@ -1,4 +1,5 @@
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -253,6 +254,13 @@ def test_the_model_and_sampler_it_was_made_for_are_accepted() -> None:
     schedule.require(model_identity(name="mine"), sampler_identity(guidance=Guidance(scale=4.0)))
     with pytest.raises(ScheduleError, match=r"model\.name"):
         schedule.require(model_identity(), sampler_identity(guidance=Guidance(scale=4.0)))
+
+
+def test_timesteps_that_another_cpu_rounds_in_its_own_way_are_the_same() -> None:
+    times = sampler_identity().timesteps
+    small_schedule().require(model_identity(), sampler_identity(timesteps=tuple(math.nextafter(t, 1e4) for t in times)))
+    with pytest.raises(ScheduleError, match=r"sampler\.timesteps"):
+        small_schedule().require(model_identity(), sampler_identity(timesteps=(times[0] + 1e-3, *times[1:])))
 
 
 def test_timesteps_of_two_evaluations_may_be_equal() -> None:

@@ -5,6 +5,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
+import lineages
 import pytest
 from mlflow import MlflowClient
 from pydantic import ValidationError
@@ -17,7 +18,7 @@ from l2c_ray.errors import InvalidInputError, RegistryError, ScheduleError, Unre
 from l2c_ray.models import zoo
 from l2c_ray.policies.fixed_interval import fixed_interval
 from l2c_ray.registry.tracking import TrackedRun
-from l2c_ray.registry.versions import RegisteredVersion, register
+from l2c_ray.registry.versions import RegisteredVersion
 from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Guidance, Schedule
 from l2c_ray.serving.engine import Engine, UnfitRequestError, UnknownModelError
@@ -53,7 +54,7 @@ def engine() -> Iterator[MakeEngine]:
 @pytest.fixture
 def add(client: MlflowClient, run: TrackedRun) -> Register:
     def add(schedule: Schedule) -> RegisteredVersion:
-        return register(client, schedule, run.id, (1, 8, 8), {}, worth_serving=True)
+        return lineages.add(client, run, schedule)
 
     return add
 

@@ -1,5 +1,6 @@
 """Images in folders, Parquet files and tars: which there are, which label they have, and what is refused."""
 
+import tarfile
 from collections import Counter
 from pathlib import Path
 
@@ -164,11 +165,24 @@ def test_tar_without_a_pair_or_its_label_is_refused_naming_it(
 
 
 def test_half_a_tar_and_none_are_refused(tmp_path: Path) -> None:
-    path = write_tar(tmp_path / "a.tar", pair("1", 0, "0"))
-    path.write_bytes(path.read_bytes()[:700])
-    assert f"{path}: is no whole tar" in refusal(tars(tmp_path))
+    path = write_tar(tmp_path / "a.tar", [*pair("1", 0, "0"), *pair("2", 0, "0")])
+    whole = path.read_bytes()
+    end = len(whole.rstrip(b"\0"))
+    end += -end % tarfile.BLOCKSIZE
+    # Inside a picture, inside a label's header, after a whole pair, and with nothing but the end missing.
+    pairs_end = whole.index(b"2.jpg") // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
+    for cut in (700, pairs_end - tarfile.BLOCKSIZE - 100, pairs_end, pairs_end + 100, end):
+        path.write_bytes(whole[:cut])
+        assert f"{path}: is no whole tar" in refusal(tars(tmp_path))
     path.unlink()
     assert "has no .tar file" in refusal(tars(tmp_path))
+
+
+def test_larger_image_of_the_same_name_is_another_source(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", pair("1", 0, "0"))
+    before = fingerprint(tars(tmp_path).parts())
+    write_tar(tmp_path / "a.tar", [*pair("1", 0, "0"), ("1.txt", b"x" * 20_000)])
+    assert fingerprint(tars(tmp_path).parts()) != before
 
 
 def test_more_images_are_another_source(tmp_path: Path) -> None:

@@ -270,3 +270,21 @@ def test_model_whose_units_change_their_shape_between_steps_is_refused() -> None
     model.get_submodule("transformer.transformer_blocks.1.ff").register_forward_hook(forget_tokens)
     with pytest.raises(ConfigError, match=r"model\.name: blocks\.1\.mlp changes its shape between steps"):
         TrajectoryLearner(config({"budget": 0.7}), model, solver)
+
+
+def test_warm_start_tightens_from_the_mask_of_a_looser_budget_alone() -> None:
+    loose, tight = learner(0.8, iterations=12), learner(0.6, iterations=12)
+    run(loose, 12)
+    assert tight.start_from(loose.state())
+    assert torch.equal(tight.router.mask, loose.router.mask)
+    run(tight, 1)
+    assert tight.router.share <= loose.router.share
+    state = tight.state()
+    run(tight, 11)
+    (table,) = tight.tables()
+    assert share_of(table, tight._model) <= 0.6
+    resumed = learner(0.6, iterations=12)
+    resumed.load_state(state)
+    run(resumed, 11)
+    assert resumed.tables() == [table]
+    assert not learner(0.9, iterations=12).start_from(tight.state())

@@ -1,0 +1,45 @@
+"""Running a schedule while noting which units are really computed, to hold against what its table says."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from torch import Tensor
+
+from l2c_ray.caching.executor import ScheduleExecutor
+from l2c_ray.models.base import Branch
+from l2c_ray.schedule import Table
+
+
+class RecordedExecutor(Protocol):
+    """Runs the units of one request, and tells afterwards which of them it computed."""
+
+    computed: list[list[int]]
+    """[steps so far][units]: how often each unit was computed."""
+
+    def __call__(self, step: int) -> Branch:
+        """The branch that runs the units of `step`; steps must be asked for in order."""
+
+
+class RecordingExecutor:
+    """A `ScheduleExecutor` whose calls of the model's units are counted."""
+
+    computed: list[list[int]]
+
+    def __init__(self, table: Table) -> None:
+        self.computed = []
+        self._units = len(table.compute[0])
+        self._executor = ScheduleExecutor(table)
+
+    def __call__(self, step: int) -> Branch:
+        row = [0] * self._units
+        self.computed.append(row)
+        run = self._executor(step)
+
+        def branch(unit: int, compute: Callable[[], Tensor]) -> Tensor:
+            def counted() -> Tensor:
+                row[unit] += 1
+                return compute()
+
+            return run(unit, counted)
+
+        return branch
