@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from free_ports import free_port
 from real_cluster import Cluster
 from real_object_store import files_with_secrets
 
@@ -18,6 +19,12 @@ def _no_other_servers() -> None:
     keys = [name for name in os.environ if name.startswith("AWS_")]
     for name in (*ray, *keys, "MLFLOW_TRACKING_URI", "L2C_STUDY_STORAGE", "L2C_STORAGE"):
         os.environ.pop(name, None)
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """Nothing listens on it."""
+    return free_port()
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from l2c_ray.data.training import described, open_training_images
 from l2c_ray.distributed import cluster
 from l2c_ray.distributed.measuring import FRONTIER_FILE, is_worth_serving, measure_all
 from l2c_ray.distributed.promotion import examine, move_aliases
-from l2c_ray.errors import ConflictError, IntegrityError, RegistryError, ScheduleError, SearchError
+from l2c_ray.errors import ConflictError, IntegrityError, RegistryError, ScheduleError, SearchError, UnreachableError
 from l2c_ray.evaluation.frontier import FIRST_SEED, Measurement, OnImages
 from l2c_ray.evaluation.plots import plot_frontier, plot_schedule, plot_trials
 from l2c_ray.registry.delivery import Results, deliver
@@ -101,9 +101,12 @@ class Publisher:
             ],
         )
         versions = deliver(self.client, self.run, results)
-        self._promote(versions[0].name, on_images)
-        now = [get_version(self.client, version.name, version.version) for version in versions]
-        return SearchResult(self.study.study_name, self.run.id, trials, best, now, measurements)
+        try:
+            self._promote(versions[0].name, on_images)
+            versions = [get_version(self.client, version.name, version.version) for version in versions]
+        except UnreachableError as error:
+            _log.warning("the versions are registered, but not all tiers are known to have moved: %s", error)
+        return SearchResult(self.study.study_name, self.run.id, trials, best, versions, measurements)
 
     def _crewed(self) -> LearnConfig:
         """What trials have in common, but with as many workers as all that ran side by side: those are idle now."""

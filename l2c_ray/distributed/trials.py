@@ -28,7 +28,7 @@ from l2c_ray.distributed.sampling import ClusterSampler
 from l2c_ray.distributed.stopping import stopped
 from l2c_ray.distributed.trainer import train
 from l2c_ray.distributed.worker import STATE_FILE
-from l2c_ray.errors import L2CError, LearningError, LearningStoppedError, UnreachableError
+from l2c_ray.errors import L2CError, LearningError, LearningStoppedError, StorageError, UnreachableError
 from l2c_ray.evaluation.candidates import full_run, scheduled
 from l2c_ray.evaluation.cost import make_schedule
 from l2c_ray.evaluation.frontier import (
@@ -58,6 +58,9 @@ OwnSettings = Mapping[str, str | float]
 """What one of a trial's schedules has for itself."""
 OwnTables = list[tuple[OwnSettings, Table]]
 Made = list[tuple[OwnSettings, Schedule]]
+
+OUTAGES = (UnreachableError, StorageError)
+"""Errors that say nothing of the trial that meets them: every other one would meet the same."""
 
 Environment = Mapping[str, str]
 """Variables by which a worker reaches the storage that its driver does."""
@@ -187,8 +190,7 @@ def run_trial(task: TrialTask, board: Any, environment: Environment) -> Result:
         return Result("finished", points=tuple(_measured_points(task, config, pipeline, made)))
     except LearningStoppedError:
         return Result("pruned", reason=f"stopped after {learner.iteration} iterations")
-    except UnreachableError:
-        # Says nothing of the trial, and every other one would meet the same.
+    except OUTAGES:
         raise
     except L2CError as error:
         return Result("failed", reason=str(error))
@@ -199,7 +201,7 @@ def _result_of(task: Any) -> Result:
         result: Result = ray.get(task)
         return result
     except RayTaskError as error:
-        if isinstance(error.cause, UnreachableError):
+        if isinstance(error.cause, OUTAGES):
             raise error.cause from error
         return Result("failed", reason=str(error).strip().splitlines()[-1])
     except RayError as error:

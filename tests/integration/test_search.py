@@ -1,7 +1,9 @@
 """`l2c search` on a real cluster: a frontier and its versions, and the exact number of trials, whatever dies."""
 
 import json
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -177,6 +179,63 @@ def test_storage_that_stays_away_ends_the_search_and_costs_no_trial(cluster: Clu
     assert_each_but_once(journal(cluster, "cut-off"), 2)
 
 
+def test_full_disk_ends_the_search_which_goes_on_when_there_is_room(cluster: Cluster, small_disk: Path) -> None:
+    options = set_options(*TINY, "study.trials=1", "study.parallel=1", "derive={}", "study.name='full-disk'")
+    filler = small_disk / "filler"
+    # All but a page.
+    filler.write_bytes(bytes((1 << 20) - 4096))
+    full = cluster.l2c("search", str(SEARCH), *options, L2C_STORAGE=str(small_disk))
+    assert full.returncode == 2
+    last = full.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"error: {small_disk}")
+    assert "No space left" in last
+    filler.unlink()
+    done = cluster.l2c("search", str(SEARCH), *options, L2C_STORAGE=str(small_disk))
+    assert done.returncode == 0, done.stderr
+    assert_each_but_once(journal(cluster, "full-disk"), 1)
+
+
+def test_short_outage_of_the_storage_is_waited_out_and_results_wait_for_the_tracking_server(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    options = set_options(*TINY, *SLOWER, "study.trials=2", "study.parallel=1", "study.name='outages'")
+    with running_object_server(tmp_path / "swift") as objects:
+        variables = {"L2C_STORAGE": f"s3://{BUCKET}/runs", **objects.environment()}
+        store = open_store(f"s3://{BUCKET}/runs", objects.environment())
+        with running_tracking_server(tmp_path) as server:
+            there = variables | {"MLFLOW_TRACKING_URI": server.address}
+            with searching(cluster, tmp_path / "log", *options, **there) as driver:
+                wait_until(lambda: any(name.endswith("state.safetensors") for name in store.names()), timeout=240)
+                with objects.away():
+                    time.sleep(20)
+                server.signal(signal.SIGKILL)
+                assert driver.wait(timeout=300) == 1
+        last = (tmp_path / "log").read_text().strip().splitlines()[-1]
+        assert last.startswith(f"error: {server.address}")
+        assert "l2c registry push" in last
+    assert_each_but_once(journal(cluster, "outages"), 2)
+    with running_tracking_server(tmp_path) as server:
+        before = json.loads(cluster.l2c("registry", "list", "--json", MLFLOW_TRACKING_URI=server.address).stdout)
+        pushed = cluster.l2c("registry", "push", MLFLOW_TRACKING_URI=server.address)
+        assert pushed.returncode == 0, pushed.stderr
+        after = json.loads(cluster.l2c("registry", "list", "--json", MLFLOW_TRACKING_URI=server.address).stdout)
+    assert not before
+    assert {version["sha256"] for version in after} <= {
+        trial.user_attrs["sha256"] for trial in journal(cluster, "outages")
+    }
+    assert after
+
+
+def test_tracking_server_that_is_away_ends_the_search_before_a_study_is_made(
+    cluster: Cluster, unused_port: int
+) -> None:
+    away = f"http://127.0.0.1:{unused_port}"
+    done = cluster.l2c("search", str(SEARCH), "--set", "study.name='nowhere'", MLFLOW_TRACKING_URI=away)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith(f"error: {away}: the tracking server does not answer")
+    assert not (cluster.home / "studies" / "nowhere.journal").exists()
+
+
 def test_search_without_a_single_schedule_fails_and_registers_nothing(cluster: Cluster) -> None:
     before = len(cluster.mlflow.search_model_versions())
     diverging = ("study.trials=2", "space={router.lambda={choices=[1e38, 2e38]}}", "study.name='diverged-study'")
@@ -190,13 +249,36 @@ def test_search_without_a_single_schedule_fails_and_registers_nothing(cluster: C
     assert [trial.state.name for trial in journal(cluster, "diverged-study")] == ["FAIL", "FAIL"]
 
 
-def test_trial_may_learn_on_several_workers(cluster: Cluster) -> None:
-    two = ("study.trials=1", "study.parallel=1", "learn.cluster.workers=2", "derive={}", "study.name='two-workers'")
-    done = cluster.l2c("search", str(SEARCH), *set_options(*TINY, *two))
+def test_trials_learn_on_several_workers_where_others_ended_and_damaged_schedules_are_no_versions(
+    cluster: Cluster,
+) -> None:
+    two = ("study.trials=2", "study.parallel=1", "study.warm_start=true", "learn.cluster.workers=2", "derive={}")
+    options = set_options(*TINY, *two, "study.name='two-workers'")
+    done = cluster.l2c("search", str(SEARCH), "--json", *options)
     assert done.returncode == 0, done.stderr
-    (trial,) = journal(cluster, "two-workers")
-    schedule = json.loads((cluster.home / "runs" / "two-workers" / trial.user_attrs["schedule"]).read_text())
-    assert schedule["provenance"]["settings"]["workers"] == 2
+    trials = journal(cluster, "two-workers")
+    assert "warm_from" not in trials[0].user_attrs
+    assert trials[1].user_attrs["warm_from"] == 0
+    kept = [cluster.home / "runs" / "two-workers" / trial.user_attrs["schedule"] for trial in trials]
+    settings = [json.loads(path.read_text())["provenance"]["settings"] for path in kept]
+    assert [each["workers"] for each in settings] == [2, 2]
+    assert settings[1]["warm_from"] == 0
+    answer = json.loads(done.stdout.splitlines()[-1])
+    parents = [
+        cluster.mlflow.get_model_version(version["name"], str(version["version"])).tags.get("lineage.parent")
+        for version in answer["versions"]
+    ]
+    assert parents == [trials[0].user_attrs["sha256"] if number == 1 else None for number in answer["frontier"]]
+
+    path = kept[answer["frontier"][0]]
+    whole = path.read_text()
+    other = next(each for each in kept if each != path).read_text()
+    for damaged, told in ((whole[: len(whole) // 2], "two-workers"), (other, "is not the schedule that trial")):
+        path.write_text(damaged)
+        again = cluster.l2c("search", str(SEARCH), *options)
+        assert again.returncode != 0
+        assert str(path) in again.stderr.strip().splitlines()[-1]
+        assert told in again.stderr.strip().splitlines()[-1]
 
 
 def test_more_trials_at_once_than_the_cluster_holds_are_refused_before_there_is_a_study(cluster: Cluster) -> None:

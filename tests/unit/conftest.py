@@ -9,7 +9,6 @@ import hypothesis
 import mlflow
 import pytest
 import torch
-from free_ports import free_port
 from hypothesis.configuration import set_hypothesis_home_dir
 from lineages import add
 from mlflow import MlflowClient
@@ -86,12 +85,6 @@ def client(registry_home: Path) -> MlflowClient:
 @pytest.fixture
 def run(client: MlflowClient) -> TrackedRun:
     return TrackedRun(client, "experiment", "first", {})
-
-
-@pytest.fixture
-def unused_port() -> int:
-    """Nothing listens on it."""
-    return free_port()
 
 
 @pytest.fixture

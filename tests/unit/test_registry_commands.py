@@ -225,6 +225,22 @@ def test_schedule_whose_file_was_changed_has_drifted(
         assert "no longer holds: schedule" in finished.err
 
 
+@pytest.mark.parametrize("damage", ["truncated", "another"])
+def test_damaged_version_fails_the_gate_and_moves_nothing(
+    l2c: L2C, client: MlflowClient, first: RegisteredVersion, registry_home: Path, half: Schedule, damage: str
+) -> None:
+    (path,) = registry_home.rglob("schedule.json")
+    path.write_text(half.to_json() if damage == "another" else path.read_text()[:-100])
+    before = history(client, NAME)
+    finished = l2c("registry", "promote", NAME, 1, "--alias", "fast", "--why", "a try", "--json")
+    assert finished.code == 3
+    assert finished.err.splitlines()[-1].startswith(
+        f"error: gate: {NAME} version 1 for fast: artifact models:/{NAME}/1"
+    )
+    assert history(client, NAME) == before
+    assert not json.loads(client.get_model_version(NAME, "1").tags["gate.fast"])["passed"]
+
+
 def test_schedule_for_other_weights_has_drifted_and_is_measured_with_them(
     l2c: L2C, first: RegisteredVersion, tmp_path: Path
 ) -> None:
