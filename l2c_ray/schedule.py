@@ -266,7 +266,7 @@ class Schedule(_Part):
         parts = {"model": model, "sampler": sampler, "table": table, "provenance": provenance, "cost": cost}
         content: dict[str, Any] = {name: part.model_dump(mode="json") for name, part in parts.items()}
         content |= {"format": FORMAT, "quality": quality and quality.model_dump(mode="json")}
-        return cls._validated(json.dumps(content | {"sha256": _digest(content)}), source="new schedule")
+        return cls.from_json(json.dumps(content | {"sha256": _digest(content)}), source="new schedule")
 
     @classmethod
     def from_json(cls, text: str, source: str) -> Self:
@@ -276,10 +276,6 @@ class Schedule(_Part):
             ScheduleError: anything about it is unknown, missing, out of range, inconsistent, or changed since it
                 was written.
         """
-        return cls._validated(text, source)
-
-    @classmethod
-    def _validated(cls, text: str, source: str) -> Self:
         _refuse_doubled_keys(text, source)
         try:
             return cls.model_validate_json(text)
