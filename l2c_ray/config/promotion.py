@@ -36,7 +36,7 @@ class PromotionSection(Section):
         "champion",
     )
     """One or several; a single one stands for a list of one."""
-    why: Annotated[str, Field(min_length=1, max_length=1000)]
+    why: Annotated[str, Field(min_length=1, max_length=500)]
     """What the history of the alias shall tell."""
     checkpoint: Folder | None = None
     """A folder in diffusers' layout, in place of the weights that ship in the package."""

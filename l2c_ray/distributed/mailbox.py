@@ -40,22 +40,23 @@ class Mailbox:
 
 
 @contextmanager
-def open_mailbox(run_name: str) -> Iterator[Any]:
+def open_mailbox(run_name: str, patience: float = _CLAIM_SECONDS) -> Iterator[Any]:
     """A handle of the run's mailbox, which ends with the context or the driver; it takes no CPU from the workers.
 
-    It carries the run's name, so that no two jobs of a cluster work on one run.
+    It carries the run's name, so that no two jobs of a cluster work on one run; another one's end is waited for, so
+    many seconds at most.
 
     Raises:
         ConfigError: another job is working on the run.
     """
-    mailbox = _claim(run_name)
+    mailbox = _claim(run_name, patience)
     try:
         yield mailbox
     finally:
         ray.kill(mailbox)
 
 
-def _claim(run_name: str) -> Any:
+def _claim(run_name: str, patience: float) -> Any:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     name = f"l2c-run-{run_name}"
     actor = ray.remote(Mailbox).options(
@@ -66,7 +67,7 @@ def _claim(run_name: str) -> Any:
         max_restarts=-1,
         max_task_retries=-1,
     )
-    deadline = time.monotonic() + _CLAIM_SECONDS
+    deadline = time.monotonic() + patience
     while True:
         # Asked first, since Ray stumbles over a name whose driver is dead and whose code is gone already.
         if {"name": name, "namespace": _NAMESPACE} not in list_named_actors(all_namespaces=True):

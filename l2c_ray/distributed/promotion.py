@@ -193,16 +193,17 @@ def _judge(
     on_images: OnImages,
 ) -> list[Verdict]:
     before = [Verdict(each, identity_checks(schedules[each.version.version], pipeline)) for each in proposals]
-    if failed := [verdict for verdict in before if not verdict.passed]:
-        # With other weights or another sampler there is nothing worth measuring.
-        return failed
+    # With other weights or another sampler there is nothing worth measuring.
+    verdicts, sound = ([verdict for verdict in before if verdict.passed == passed] for passed in (False, True))
+    if not sound:
+        return verdicts
+    proposals = [verdict.proposal for verdict in sound]
     measurable = {number: schedule for number, schedule in schedules.items() if _fits(schedule, pipeline)}
     measured = _measure(config, pipeline, proposals, measurable, on_images)
     gate = config.gate
     limits = Limits(gate.max_error, gate.max_distance)
     resampling = _resampling(config)
-    verdicts = []
-    for proposal, identity in zip(proposals, before, strict=True):
+    for proposal, identity in zip(proposals, sound, strict=True):
         number = proposal.version.version
         checks = gate_checks(
             schedules[number],

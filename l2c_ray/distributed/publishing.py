@@ -55,7 +55,9 @@ class SearchResult:
 
 @dataclass(frozen=True)
 class Publisher:
-    """What makes versions of a study's frontier. One at a time: who comes second finds what the first one made."""
+    """What makes versions of a study's frontier. One at a time: who comes second measures again, and finds the versions
+    that the first one made.
+    """
 
     config: SearchConfig
     base: LearnConfig
@@ -83,21 +85,20 @@ class Publisher:
         best = frontier(trials)
         if not best:
             raise _nothing_found(self.study, trials)
+        # As their trials wrote them: with the errors of another number of workers they might differ in the last digits,
+        # and so be other versions.
         schedules = {_name_of(trial): self._schedule_of(trial) for trial in best}
         measurements, samples = measure_all(self._crewed(), self.pipeline, schedules, on_images)
         measured = measurements[1 : 1 + len(best)]
-        final = [
-            schedule.with_quality(its.quality(self.base.evaluation.images))
-            for schedule, its in zip(schedules.values(), measured, strict=True)
-        ]
         results = Results(
             experiment=self.base.run.experiment,
             run=self.study.study_name,
             metrics={trial.number: {"cost": trial.cost, "mse": trial.point.mse} for trial in trials},
-            artifacts=self._artifacts(trials, best, measurements, objective) | _of_each(best, final, measured),
+            artifacts=self._artifacts(trials, best, measurements, objective)
+            | _of_each(best, list(schedules.values()), measured),
             registrations=[
                 self._registration(trial, schedule, its, grid, is_worth_serving(its, measurements))
-                for trial, schedule, its, grid in zip(best, final, measured, samples, strict=True)
+                for trial, schedule, its, grid in zip(best, schedules.values(), measured, samples, strict=True)
             ],
         )
         versions = deliver(self.client, self.run, results)

@@ -82,6 +82,8 @@ class TrialTask:
     """Of schedules to derive by the threshold that meets each."""
     storage: str
     """Address of the place where the study has its trials, which every node sees."""
+    patience: float
+    """Seconds that another driver may take to find out that it has lost the trial, and to stop it."""
 
 
 class Board:
@@ -133,8 +135,8 @@ class RayTrials:
 
     def submit(self, order: Order) -> None:
         learn = self._config.learn_config(order.params).model_dump(by_alias=True)
-        derive = self._config.derive
-        task = TrialTask(order, self._study, learn, derive.thresholds, derive.budget, self._storage)
+        derive, patience = self._config.derive, self._config.study.lease_seconds
+        task = TrialTask(order, self._study, learn, derive.thresholds, derive.budget, self._storage, patience)
         self._flying[self._run.remote(task, self._board, self._environment)] = order.number
 
     def results(self, seconds: float) -> Mapping[int, Result]:
@@ -189,7 +191,7 @@ def run_trial(task: TrialTask, board: Any, environment: Environment) -> Result:
         made = _make_schedules(task, config, pipeline, learner, warm=start is not None)
         return Result("finished", points=tuple(_measured_points(task, config, pipeline, made)))
     except LearningStoppedError:
-        return Result("pruned", reason=f"stopped after {learner.iteration} iterations")
+        return Result("pruned", reason="was stopped early")
     except OUTAGES:
         raise
     except L2CError as error:
@@ -233,7 +235,7 @@ def _learn_on_workers(
     task: TrialTask, config: LearnConfig, learner: Learner, board: Any, start: Mapping[str, Tensor] | None
 ) -> None:
     """A Ray Train run in the trial's folder, which goes on from its own checkpoints."""
-    with open_mailbox(f"{task.study}-trial-{task.order.origin}") as mailbox:
+    with open_mailbox(f"{task.study}-trial-{task.order.origin}", task.patience) as mailbox:
 
         def relay(news: list[Progress]) -> None:
             if ray.get(board.post.remote(task.order.number, news)):

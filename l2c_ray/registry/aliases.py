@@ -8,8 +8,8 @@ from l2c_ray.registry.mutex import exclusive
 from l2c_ray.registry.tracking import server_errors
 from l2c_ray.registry.versions import find, holder_of, missing
 
-MOST_WORDS = 1000
-"""Characters of a reason; a tag has no room for more than a few thousand on every database."""
+MOST_WORDS = 500
+"""Characters of a reason. A tag has room for 5000 on every database, and JSON takes six for the worst of characters."""
 
 
 @server_errors()

@@ -15,6 +15,8 @@ WHO_VARIABLE = "L2C_WHO"
 """Says who it is where the machine's user does not, as in CI."""
 
 _MOVE = "l2c.move."
+_MOST_OF_A_NAME = 100
+"""Characters, as a tag has no room for any number of them."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class AliasMove:
     def tag(self) -> tuple[str, str]:
         """Key and value."""
         content = {name: value for name, value in asdict(self).items() if name != "number"}
-        return f"{_MOVE}{self.number:06d}", json.dumps(content)
+        return f"{_MOVE}{self.number:06d}", json.dumps(content, ensure_ascii=False)
 
     @classmethod
     def of_tag(cls, key: str, value: str) -> Self:
@@ -69,7 +71,7 @@ def withdrawn(moves: Sequence[AliasMove]) -> dict[str, set[int]]:
 def who_am_i() -> str:
     """`$L2C_WHO`, or user@host."""
     if given := os.environ.get(WHO_VARIABLE):
-        return given
+        return given[:_MOST_OF_A_NAME]
     try:
         user = getpass.getuser()
     except (OSError, KeyError):

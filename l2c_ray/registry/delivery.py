@@ -37,7 +37,7 @@ def deliver(client: MlflowClient, run: TrackedRun, results: Results) -> list[Reg
         StorageError: nor can that be written.
     """
     try:
-        run.log_metrics(results.metrics)
+        run.log_new_metrics(results.metrics)
         for name, content in results.artifacts.items():
             run.log_file(name, content)
         versions = [register(client, asked) for asked in results.registrations]
@@ -50,8 +50,8 @@ def deliver(client: MlflowClient, run: TrackedRun, results: Results) -> list[Reg
 
 
 def undelivered() -> list[Path]:
-    """Files with what no server has taken yet, by the names of their runs."""
-    return sorted(_folder().glob("*.json"))
+    """Files with what no server has taken yet, by the names of their experiments and runs."""
+    return sorted(_folder().glob("*/*.json"))
 
 
 def push(client: MlflowClient, on_version: Callable[[RegisteredVersion], None]) -> None:
@@ -105,7 +105,7 @@ def _read(path: Path) -> Results:
 
 
 def _place_of(results: Results) -> Path:
-    return files.make_writable(_folder()) / f"{results.run}.json"
+    return files.make_writable(_folder() / results.experiment) / f"{results.run}.json"
 
 
 def _folder() -> Path:

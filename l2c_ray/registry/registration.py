@@ -17,6 +17,7 @@ from l2c_ray.evaluation.plots import plot_schedule
 from l2c_ray.registry.aliases import history, move_alias
 from l2c_ray.registry.audit import withdrawn
 from l2c_ray.registry.lineage import Lineage
+from l2c_ray.registry.mutex import exclusive
 from l2c_ray.registry.pyfunc import MODEL_CONFIG, signature
 from l2c_ray.registry.tracking import server_errors, unless_there
 from l2c_ray.registry.versions import (
@@ -76,9 +77,7 @@ def register(client: MlflowClient, asked: Registration) -> RegisteredVersion:
     name = model_name(schedule.model, schedule.sampler.name, schedule.sampler.steps)
     with unless_there():
         client.create_registered_model(name, description="Caching schedules, one version each")
-    found = client.search_model_versions(f"name = '{name}' and tags.sha256 = '{schedule.sha256}'")
-    known, _ = read_all(client, found)
-    registered = known[0] if known else _create(client, name, asked, _tags(asked, quality))
+    registered = _known(client, name, schedule) or _create(client, name, asked, _tags(asked, quality))
     if asked.chosen:
         return get_version(client, name, registered.version)
     obstacle: str | None = "fewer steps at the same compute do as well"
@@ -105,6 +104,12 @@ def _tags(asked: Registration, quality: Quality) -> dict[str, str]:
     return {**measured, **described, **asked.lineage.tags(commit)}
 
 
+def _known(client: MlflowClient, name: str, schedule: Schedule) -> RegisteredVersion | None:
+    found = client.search_model_versions(f"name = '{name}' and tags.sha256 = '{schedule.sha256}'")
+    known, _ = read_all(client, found)
+    return known[0] if known else None
+
+
 def _create(client: MlflowClient, name: str, asked: Registration, tags: Mapping[str, str]) -> RegisteredVersion:
     """The version appears when everything of it is there."""
     schedule, lineage = asked.schedule, asked.lineage
@@ -127,10 +132,15 @@ def _create(client: MlflowClient, name: str, asked: Registration, tags: Mapping[
         for file, content in beside.items():
             Path(folder, file).write_bytes(content)
         client.log_model_artifacts(logged.model_id, folder)
-    # A server takes the model as a source only together with its id.
-    created = client.create_model_version(
-        name, logged.model_uri, lineage.run_id, tags=dict(tags), model_id=logged.model_id
-    )
+    with exclusive(client, name) as held:
+        # Another process may have made it meanwhile.
+        if there := _known(client, name, schedule):
+            return there
+        held.require()
+        # A server takes the model as a source only together with its id.
+        created = client.create_model_version(
+            name, logged.model_uri, lineage.run_id, tags=dict(tags), model_id=logged.model_id
+        )
     return read(client, created)
 
 

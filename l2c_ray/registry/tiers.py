@@ -8,9 +8,6 @@ from l2c_ray.registry.versions import CHAMPION, RegisteredVersion
 TIERS: dict[str, float] = {"quality": 0.75, "balanced": 0.5, "fast": 0.35}
 """At most this share of the full run's compute."""
 
-ALIASES = (*TIERS, CHAMPION)
-
-
 Withdrawn = Mapping[str, AbstractSet[int]]
 """By alias, numbers of the versions that it was rolled back from (`audit.withdrawn`)."""
 

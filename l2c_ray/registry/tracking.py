@@ -32,6 +32,8 @@ _DEFAULT_PORTS = {"postgresql": 5432, "mysql": 3306}
 _CONNECT_SECONDS = 5
 _METRICS_A_CALL = 1000
 _PASSWORD = re.compile(r"(://[^/\s:@]*):\S*@")
+_TOKEN = re.compile(r"(https?://)[^/\s:@]+@")
+_PARAMETER = re.compile(r"([?&][^=&\s]*(?:password|passwd|token|secret)[^=&\s]*=)[^&\s]*", re.IGNORECASE)
 
 # MLflow reads these at every call. Its own 7 retries of 120 seconds hold a job up for minutes when the server dies;
 # these get over a restart. A bar for files of a few kilobytes only clutters logs, and the address of every run
@@ -117,8 +119,8 @@ def reason(error: Exception) -> str:
 
 
 def without_password(text: str) -> str:
-    """The text with `***` for the password of every address in it."""
-    return _PASSWORD.sub(r"\1:***@", text)
+    """The text with `***` for the password or token of every address in it."""
+    return _PARAMETER.sub(r"\1***", _TOKEN.sub(r"\1***@", _PASSWORD.sub(r"\1:***@", text)))
 
 
 class TrackedRun:
@@ -153,6 +155,17 @@ class TrackedRun:
         metrics = [Metric(name, value, now, step) for step, values in points.items() for name, value in values.items()]
         for start in range(0, len(metrics), _METRICS_A_CALL):
             self._client.log_batch(self.id, metrics=metrics[start : start + _METRICS_A_CALL])
+
+    @server_errors()
+    def log_new_metrics(self, points: Mapping[int, Mapping[str, float]]) -> None:
+        """Adds those metrics that the run has not got at their step."""
+        names = {name for values in points.values() for name in values}
+        there = {(each.step, name) for name in names for each in self._client.get_metric_history(self.id, name)}
+        new = {
+            step: {name: value for name, value in values.items() if (step, name) not in there}
+            for step, values in points.items()
+        }
+        self.log_metrics(new)
 
     @server_errors()
     def log_file(self, name: str, content: bytes) -> None:

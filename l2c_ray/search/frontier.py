@@ -27,11 +27,6 @@ class FinishedTrial:
     feasible: bool
     """Within the limit, if there is one."""
 
-    @property
-    def learned_by(self) -> int:
-        """The number of the trial that learned its router."""
-        return self.number if self.parent is None else self.parent
-
 
 def finished_trials(study: optuna.Study, objective: Objective) -> list[FinishedTrial]:
     """All trials that came to a measured schedule, in their order."""

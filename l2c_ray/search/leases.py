@@ -62,12 +62,11 @@ class Ledger:
 
     def count_finished(self) -> int:
         """Learned trials that nobody is going to run again."""
-        trials = patiently(self._learned)
-        return sum(trial.state.is_finished() and not _is_followed(trial) for trial in trials)
+        return patiently(self._count_finished)
 
     def is_over(self) -> bool:
-        """Whether there is nothing left to do or to wait for."""
-        return self.count_finished() >= self._wanted
+        """Whether there is nothing left to do or to wait for, nor anything that a dead driver left half done."""
+        return self.count_finished() >= self._wanted and patiently(self._is_over)
 
     def claim(self, warm_start: bool = False) -> Trial | None:
         """A trial to run, leased to this driver; None while all that are wanted are finished or being run.
@@ -75,21 +74,32 @@ class Ledger:
         Args:
             warm_start: it may begin from another one, which is noted, so that a later try begins from the same.
         """
-        return patiently(lambda: self._claim(warm_start))
+        trial = patiently(lambda: self._claim(warm_start))
+        # Only now: one that was claimed in vain, since the lock was lost, is taken up as any other that was left.
+        if trial is not None:
+            self._held[trial.number] = trial
+        return trial
 
     def settle(self, number: int, result: Result) -> bool:
         """Notes how a trial ended; False if it was another driver's by then, whose result counts in place of this."""
-        return patiently(lambda: self._settle(number, result))
+        settled = patiently(lambda: self._settle(number, result))
+        self._held.pop(number, None)
+        return settled
 
     def renew(self) -> list[int]:
         """Keeps this driver's leases from running out, when it is time to; gives the trials that it has lost."""
         if self._clock() < self._next_renewal:
             return []
-        return patiently(self._renew)
+        lost = patiently(self._renew)
+        for number in lost:
+            del self._held[number]
+        self._next_renewal = self._clock() + self._lease_seconds / 4
+        return lost
 
     def release(self) -> None:
         """Gives back every trial that this driver runs, for any driver to take up at once."""
         patiently(self._release)
+        self._held.clear()
 
     def report(self, number: int, step: int, value: float) -> bool:
         """Notes how a trial is doing; whether it may as well stop."""
@@ -100,6 +110,14 @@ class Ledger:
         attributes = patiently(lambda: self._trial(trial.number)).user_attrs
         origin = attributes.get(ORIGIN, trial.number)
         return Order(trial.number, origin, trial.params, attributes.get(WARM_FROM))
+
+    def _count_finished(self) -> int:
+        return sum(trial.state.is_finished() and not _is_followed(trial) for trial in self._learned())
+
+    def _is_over(self) -> bool:
+        with self._lock():
+            self._take_up_what_was_left()
+            return self._count_finished() >= self._wanted
 
     def _claim(self, warm_start: bool) -> Trial | None:
         with self._lock():
@@ -112,20 +130,17 @@ class Ledger:
             begins = warm_start and WARM_FROM not in trial.user_attrs
             noted = {WARM_FROM: self._nearest(trial.params)} if begins else {}
             self._note(trial._trial_id, {DRIVER: self._driver, UNTIL: self._lease_end(), **noted})
-            self._held[trial.number] = trial
             return trial
 
     def _settle(self, number: int, result: Result) -> bool:
         with self._lock():
             frozen = self._trial(number)
             if frozen.user_attrs.get(DRIVER) != self._driver or _is_followed(frozen):
-                self._held.pop(number, None)
                 return False
             # It is finished already where the answer to this very call was lost on its way.
             if not frozen.state.is_finished():
                 self._finish(frozen, result)
             self._take_up_what_was_left()
-            self._held.pop(number, None)
             return True
 
     def _finish(self, frozen: FrozenTrial, result: Result) -> None:
@@ -211,14 +226,12 @@ class Ledger:
     def _renew(self) -> list[int]:
         lost = []
         with self._lock():
-            for number in list(self._held):
+            for number in self._held:
                 frozen = self._trial(number)
                 if frozen.state == TrialState.RUNNING and frozen.user_attrs.get(DRIVER) == self._driver:
                     self._note(frozen._trial_id, {UNTIL: self._lease_end()})
                 else:
-                    del self._held[number]
                     lost.append(number)
-        self._next_renewal = self._clock() + self._lease_seconds / 4
         return lost
 
     def _release(self) -> None:
@@ -228,7 +241,6 @@ class Ledger:
                 if frozen.state == TrialState.RUNNING and frozen.user_attrs.get(DRIVER) == self._driver:
                     self._lose(frozen, "its driver was stopped", counts=False)
             self._take_up_what_was_left()
-            self._held.clear()
 
     def _report(self, number: int, step: int, value: float) -> bool:
         trial = self._held.get(number)
@@ -267,8 +279,11 @@ class Ledger:
 
 
 def _is_followed(trial: FrozenTrial) -> bool:
-    """Whether the trial was lost and is run again under another number, so that it does not count."""
-    return trial.state.is_finished() and RUN_AGAIN in trial.user_attrs
+    """Whether the trial was lost and is run again under another number, so that it does not count.
+
+    One that was given up by a driver that died before it could say so may have been finished by its own.
+    """
+    return trial.state == TrialState.FAIL and RUN_AGAIN in trial.user_attrs
 
 
 def _flaw(point: Point) -> str:

@@ -103,14 +103,18 @@ class Bucket(ObjectStore):
         if self.find(name) is not None:
             return False
         plan = _Plan.of(BytesIO(content), in_parts=False)
-        made = self._put_whole(name, at | {"IfNoneMatch": "*"}, content, plan)
-        if made and not self._keeps_conditions:
+        answer = self._put_whole(name, at | {"IfNoneMatch": "*"}, content, plan)
+        if not answer.made:
+            # The condition may have failed for what an attempt put whose answer was lost.
+            there = None if answer.at_once else self.find(name)
+            return there is not None and there.digests.get(_SHA256) == plan.sha256
+        if not self._keeps_conditions:
             # Proved once for each store: now that it is there, the same has to be refused.
-            if self._put_whole(name, at | {"IfNoneMatch": "*"}, content, plan):
+            if self._put_whole(name, at | {"IfNoneMatch": "*"}, content, plan).made:
                 problem = f"S3 at {self._server} knows no If-None-Match, by which writers keep apart"
                 raise StorageError(self.address, problem, "use another server or a folder")
             self._keeps_conditions = True
-        return made
+        return True
 
     def delete(self, name: str) -> None:
         at = self._at(name)
@@ -151,12 +155,12 @@ class Bucket(ObjectStore):
                 return
             at["ContinuationToken"] = page["NextContinuationToken"]
 
-    def _put_whole(self, name: str, at: Mapping[str, str], content: bytes, plan: "_Plan") -> bool:
-        """Whether a condition in `at` let it be put."""
-        answers = []
+    def _put_whole(self, name: str, at: Mapping[str, str], content: bytes, plan: "_Plan") -> "_Answer":
+        attempts = 0
 
         def put() -> bool:
-            answers.append("")
+            nonlocal attempts
+            attempts += 1
             try:
                 answer = self._client.put_object(
                     **at, Body=content, ContentMD5=_in_header(plan.md5s[0]), Metadata={_SHA256: plan.sha256}
@@ -168,11 +172,7 @@ class Bucket(ObjectStore):
             self._confirm(name, answer, plan.md5s[0])
             return True
 
-        if self._patiently(name, put):
-            return True
-        # The condition may have failed for what an attempt put whose answer was lost.
-        there = self.find(name) if len(answers) > 1 else None
-        return there is not None and there.digests.get(_SHA256) == plan.sha256
+        return _Answer(self._patiently(name, put), attempts == 1)
 
     def _put_in_parts(self, name: str, at: Mapping[str, str], file: IO[bytes], plan: "_Plan") -> None:
         begun = self._patiently(
@@ -235,6 +235,15 @@ class Bucket(ObjectStore):
 
     def _typed_errors(self, name: str = "") -> AbstractContextManager[None]:
         return typed_errors(f"{self.address}/{name}".rstrip("/"), self._server)
+
+
+class _Answer(NamedTuple):
+    """Of the server, to a put."""
+
+    made: bool
+    """Whether a condition, if there was one, let it be put."""
+    at_once: bool
+    """To the first attempt."""
 
 
 class _Plan(NamedTuple):

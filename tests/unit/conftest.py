@@ -12,6 +12,7 @@ import torch
 from hypothesis.configuration import set_hypothesis_home_dir
 from lineages import add
 from mlflow import MlflowClient
+from real_database import Database, running_database
 from unit_factories import GUIDANCE, L2C, Finished, Refused, measured_schedule
 
 from l2c_ray.caching.pipeline import Pipeline
@@ -23,6 +24,7 @@ from l2c_ray.registry import tracking
 from l2c_ray.registry.tracking import TrackedRun
 from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Schedule
+from l2c_ray.search.storage import STORAGE_VARIABLE
 
 torch.set_num_threads(1)
 set_hypothesis_home_dir(Path(__file__).parents[2] / ".pytest_cache" / "hypothesis")
@@ -138,3 +140,26 @@ def refused(l2c: L2C) -> Refused:
         return line
 
     return run
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[Database]:
+    with running_database() as server:
+        yield server
+
+
+@pytest.fixture(params=["journal", "sqlite", "postgresql"])
+def storage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The kind, with an empty one of it in the environment."""
+    kind: str = request.param
+    if kind == "sqlite":
+        monkeypatch.setenv(STORAGE_VARIABLE, f"sqlite:///{request.getfixturevalue('tmp_path')}/study.db")
+    elif kind == "postgresql":
+        server: Database = request.getfixturevalue("database")
+        monkeypatch.setenv(STORAGE_VARIABLE, server.make(f"study{abs(hash(request.node.name))}"))
+    return kind
+
+
+@pytest.fixture
+def journal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(STORAGE_VARIABLE, raising=False)

@@ -82,3 +82,4 @@ def run_all(driver: Driver) -> int:
 
 
 NAN = finished(point(mse=math.nan))
+LOST = Result("lost", reason="its worker died")

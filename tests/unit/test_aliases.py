@@ -56,6 +56,14 @@ def test_moves_can_be_read_back_from_the_registry(client: MlflowClient, monkeypa
 
 
 @pytest.mark.usefixtures("versions")
+def test_reason_of_any_length_and_script_fits_into_a_tag(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(WHO_VARIABLE, "\x01" * 3000)
+    _, tag = move(client, 2, None, why="ж\x01" * 3000).tag
+    assert len(tag) <= 5000
+    assert "ж" in tag
+
+
+@pytest.mark.usefixtures("versions")
 def test_verdict_that_failed_moves_its_own_alias_no_further_and_no_other_back(client: MlflowClient) -> None:
     verdicts = [
         Verdict(Proposal(alias, get_version(client, NAME, number), None), [Check("error", passed, "is 1e-3")])

@@ -14,6 +14,7 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 from breaking_line import Line, line_to
 from real_cluster import wait_until
 from real_object_store import BUCKET, ObjectServer, running_object_server
@@ -143,6 +144,24 @@ def test_claim_whose_answer_is_lost_is_still_ones_own(over_the_line: Callable[..
     assert line.answers == []
     assert store.get("claim") == b"mine"
     assert not store.put_new("claim", b"other")
+
+
+def test_server_that_is_busy_while_it_is_tried_out_is_not_refused(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = store._client  # type: ignore[attr-defined]
+    put, asked = client.put_object, []
+
+    def busy_once(**request: Any) -> Any:
+        asked.append(request)
+        if len(asked) == 2:
+            busy = {"Error": {"Code": "SlowDown"}, "ResponseMetadata": {"HTTPStatusCode": 503}}
+            raise ClientError(busy, "PutObject")
+        return put(**request)
+
+    monkeypatch.setattr(client, "put_object", busy_once)
+    assert store.put_new("claim", b"first")
+    assert len(asked) == 3
 
 
 def test_server_that_overhears_conditions_is_refused_and_loses_nothing(tmp_path: Path) -> None:
@@ -303,7 +322,9 @@ def test_server_that_falls_silent_counts_as_away(server: ObjectServer, store: Ob
         with pytest.raises(UnreachableError, match="S3 does not answer"):
             store.put("large", b"content")
         assert time.monotonic() - start < 1 + 20
-    assert store.find("large") is None
+    # What it had heard before it fell silent it may do now; putting again is what users are told.
+    store.put("large", b"content")
+    assert store.get("large") == b"content"
 
 
 def test_failed_upload_leaves_neither_object_nor_parts(

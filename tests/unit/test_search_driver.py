@@ -4,21 +4,19 @@ import multiprocessing
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 from real_cluster import wait_until
-from real_database import running_database
 from search_factories import Driver, finished, point, search_config
 
 from l2c_ray.errors import LearningStoppedError
 from l2c_ray.learning.learner import Progress
 from l2c_ray.search.driver import drive
 from l2c_ray.search.results import Order, Result
-from l2c_ray.search.storage import STORAGE_VARIABLE
 
 TRIALS = 15
 
@@ -84,18 +82,6 @@ def work_elsewhere(environment: Mapping[str, str], begun: Path) -> None:
 def have_begun(begun: Path, drivers: Sequence[BaseProcess]) -> bool:
     """Whether a trial has, or there is none left."""
     return begun.exists() or not any(driver.is_alive() for driver in drivers)
-
-
-@pytest.fixture(params=["journal", "sqlite", "postgresql"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    if request.param == "sqlite":
-        monkeypatch.setenv(STORAGE_VARIABLE, f"sqlite:///{tmp_path}/study.db")
-    if request.param != "postgresql":
-        yield
-        return
-    with running_database() as server:
-        monkeypatch.setenv(STORAGE_VARIABLE, server.url())
-        yield
 
 
 @pytest.mark.usefixtures("storage")

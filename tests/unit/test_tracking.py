@@ -158,11 +158,19 @@ def test_end_that_cannot_be_marked_is_told_and_hides_nothing(
     assert f"run {run.id} could not be marked as FAILED" in caplog.text
 
 
-@pytest.mark.parametrize("scheme", ["http", "postgresql"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://me:s3cret@{}/db",
+        "http://s3cret@{}/db",
+        "postgresql://me:s3cret@{}/db",
+        "postgresql://{}/db?user=me&password=s3cret",
+    ],
+)
 def test_closed_port_is_told_with_its_address_and_without_its_password(
-    monkeypatch: pytest.MonkeyPatch, unused_port: int, scheme: str
+    monkeypatch: pytest.MonkeyPatch, unused_port: int, address: str
 ) -> None:
-    error = refusal_of_connecting_to(f"{scheme}://me:s3cret@127.0.0.1:{unused_port}/db", monkeypatch)
+    error = refusal_of_connecting_to(address.format(f"127.0.0.1:{unused_port}"), monkeypatch)
     assert isinstance(error, UnreachableError)
     assert f"127.0.0.1:{unused_port}" in error.subject
     assert "s3cret" not in str(error)
