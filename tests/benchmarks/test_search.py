@@ -44,7 +44,7 @@ LEAST_TRIALS_A_SECOND = 15
 LEAST_SPEEDUP = 1.8
 SEEDS = 3
 SECONDS = float(os.environ.get("L2C_SEARCH_SECONDS", "150"))
-ITERATIONS = int(os.environ.get("L2C_SEARCH_ITERATIONS", "60"))
+ITERATIONS = int(os.environ.get("L2C_SEARCH_ITERATIONS", "30"))
 FEW_IMAGES = ("learn.evaluation.images=64",)
 LEAST_VOLUME = {"random search": 0.95, "NSGA-II over bits": 1.0}
 """Of each, at least. Within a few minutes a sampler learns little, so beside random search it should lose nothing."""
