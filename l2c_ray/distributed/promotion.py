@@ -17,7 +17,7 @@ from l2c_ray.errors import ConfigError, GateError, IntegrityError, RegistryError
 from l2c_ray.evaluation import classifier
 from l2c_ray.evaluation.bootstrap import Resampling
 from l2c_ray.evaluation.candidates import gate_candidates
-from l2c_ray.evaluation.cost import require_fit
+from l2c_ray.evaluation.cost import fits
 from l2c_ray.evaluation.frontier import OnImages
 from l2c_ray.evaluation.gate import Check, Limits, gate_checks, identity_checks
 from l2c_ray.evaluation.remeasurement import Remeasured, fresh_draws, remeasure
@@ -198,7 +198,7 @@ def _judge(
     if not sound:
         return verdicts
     proposals = [verdict.proposal for verdict in sound]
-    measurable = {number: schedule for number, schedule in schedules.items() if _fits(schedule, pipeline)}
+    measurable = {number: schedule for number, schedule in schedules.items() if fits(schedule, pipeline)}
     measured = _measure(config, pipeline, proposals, measurable, on_images)
     gate = config.gate
     limits = Limits(gate.max_error, gate.max_distance)
@@ -271,14 +271,6 @@ def _measure(
         )
     mine = others[: len(schedules)]
     return _Measured(full, dict(zip(schedules, mine, strict=True)), others[len(schedules) :])
-
-
-def _fits(schedule: Schedule, pipeline: Pipeline) -> bool:
-    try:
-        require_fit(schedule, pipeline)
-    except ScheduleError:
-        return False
-    return True
 
 
 def _resampling(config: PromotionConfig) -> Resampling:

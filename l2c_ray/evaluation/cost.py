@@ -30,3 +30,12 @@ def require_fit(schedule: Schedule, pipeline: Pipeline) -> None:
                 f"the schedule says {said}, but on {model.name} it is {found}",
                 "use a schedule learned for this model",
             )
+
+
+def fits(schedule: Schedule, pipeline: Pipeline) -> bool:
+    """Whether `require_fit` lets it pass."""
+    try:
+        require_fit(schedule, pipeline)
+    except ScheduleError:
+        return False
+    return True

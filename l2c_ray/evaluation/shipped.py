@@ -4,8 +4,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from l2c_ray.caching.pipeline import Pipeline
-from l2c_ray.errors import ScheduleError
-from l2c_ray.evaluation.cost import require_fit
+from l2c_ray.evaluation.cost import fits
 from l2c_ray.schedule import Schedule
 from l2c_ray.storage.files import read_text
 
@@ -20,12 +19,4 @@ def shipped_schedules(pipeline: Pipeline) -> dict[str, Schedule]:
     """
     folder = FOLDER / f"{pipeline.model.name}-{pipeline.solver.name}-{pipeline.solver.steps}"
     schedules = {file.stem: Schedule.from_json(read_text(file), str(file)) for file in sorted(folder.glob("*.json"))}
-    return {name: schedule for name, schedule in schedules.items() if _fits(schedule, pipeline)}
-
-
-def _fits(schedule: Schedule, pipeline: Pipeline) -> bool:
-    try:
-        require_fit(schedule, pipeline)
-    except ScheduleError:
-        return False
-    return True
+    return {name: schedule for name, schedule in schedules.items() if fits(schedule, pipeline)}

@@ -9,10 +9,12 @@ import hypothesis
 import mlflow
 import pytest
 import torch
+from breaking_line import Line, line_to
 from hypothesis.configuration import set_hypothesis_home_dir
 from lineages import add
 from mlflow import MlflowClient
 from real_database import Database, running_database
+from real_object_store import ObjectServer, running_object_server
 from unit_factories import GUIDANCE, L2C, Finished, Refused, measured_schedule
 
 from l2c_ray.caching.pipeline import Pipeline
@@ -163,3 +165,17 @@ def storage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def journal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(STORAGE_VARIABLE, raising=False)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
+    """Of S3's protocol, one for each module."""
+    with running_object_server(tmp_path_factory.mktemp("swift")) as running:
+        yield running
+
+
+@pytest.fixture
+def line(server: ObjectServer) -> Iterator[Line]:
+    """To the server, which a test may break."""
+    with line_to(server.port) as running:
+        yield running

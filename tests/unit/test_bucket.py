@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import boto3
 import pytest
 from botocore.exceptions import ClientError
-from breaking_line import Line, line_to
+from breaking_line import Line
 from real_cluster import wait_until
 from real_object_store import BUCKET, ObjectServer, running_object_server
 
@@ -26,18 +26,6 @@ from l2c_ray.storage.objects import ObjectStore, open_store
 
 LARGE = 2 * PART_BYTES + 12345
 """Bytes of three parts."""
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
-    with running_object_server(tmp_path_factory.mktemp("swift")) as running:
-        yield running
-
-
-@pytest.fixture
-def line(server: ObjectServer) -> Iterator[Line]:
-    with line_to(server.port) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

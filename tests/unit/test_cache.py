@@ -3,13 +3,13 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from breaking_line import Line, line_to
+from breaking_line import Line
 from real_cluster import wait_until
-from real_object_store import BUCKET, ObjectServer, running_object_server
+from real_object_store import BUCKET, ObjectServer
 
 from l2c_ray.errors import StorageError
 from l2c_ray.storage.cache import fetch
@@ -20,18 +20,6 @@ SIZE = 12 << 20
 
 FETCH = "import sys; from l2c_ray.storage.cache import fetch; from l2c_ray.storage.objects import open_store; "
 FETCH += "print(fetch(open_store(sys.argv[1]), sys.argv[2]))"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
-    with running_object_server(tmp_path_factory.mktemp("swift")) as running:
-        yield running
-
-
-@pytest.fixture
-def line(server: ObjectServer) -> Iterator[Line]:
-    with line_to(server.port) as running:
-        yield running
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -94,8 +94,9 @@ def test_lease_that_is_renewed_is_kept() -> None:
     assert slow.states() == ["COMPLETE"]
 
 
+@pytest.mark.parametrize("prepare", [lambda driver: None, lambda driver: lose_lock_once(driver)], ids=["", "lock lost"])
 @pytest.mark.usefixtures("journal")
-def test_driver_learns_what_it_has_lost() -> None:
+def test_driver_learns_what_it_has_lost(prepare: Callable[[Driver], None]) -> None:
     clock = Clock()
     config = search_config(study={"trials": 1, "lease_seconds": 60.0})
     asleep, other = (Driver(config, name, clock) for name in ("asleep", "other"))
@@ -103,6 +104,7 @@ def test_driver_learns_what_it_has_lost() -> None:
     assert lost is not None
     clock.now += 61
     assert other.ledger.claim() is not None
+    prepare(asleep)
     assert asleep.ledger.renew() == [lost.number]
 
 
@@ -222,19 +224,6 @@ def test_trial_that_was_claimed_as_the_lock_was_lost_is_run_again() -> None:
     assert run_all(driver) == 2
     assert driver.ledger.is_over()
     assert driver.states() == ["FAIL", "COMPLETE", "COMPLETE"]
-
-
-@pytest.mark.usefixtures("journal")
-def test_driver_learns_what_it_has_lost_also_as_the_lock_is_lost() -> None:
-    clock = Clock()
-    config = search_config(study={"trials": 1, "lease_seconds": 60.0})
-    asleep, other = (Driver(config, name, clock) for name in ("asleep", "other"))
-    lost = asleep.ledger.claim()
-    assert lost is not None
-    clock.now += 61
-    assert other.ledger.claim() is not None
-    lose_lock_once(asleep)
-    assert asleep.ledger.renew() == [lost.number]
 
 
 def lose_lock_once(driver: Driver) -> None:
