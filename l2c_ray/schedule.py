@@ -4,17 +4,16 @@ A schedule is strict JSON. Whatever does not fit (an unknown field, a wrong shap
 hash, another format version) is refused with an error that names the field.
 """
 
-import hashlib
 import json
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from l2c_ray.errors import ScheduleError
+from l2c_ray.strict_json import canonical, digest, first_problem, refuse_doubled_keys
 
 FORMAT = "l2c-schedule/1"
 
@@ -174,7 +173,7 @@ class Table(_Part):
         try:
             return cls(compute=compute, cache_steps=tuple(cache_steps), forecast=forecast)
         except ValidationError as error:
-            raise _first_problem(error, "new table") from error
+            raise first_problem(error, "new table", _REMEDY) from error
 
     @property
     def removed_share(self) -> float:
@@ -244,7 +243,7 @@ class Schedule(_Part):
             raise ValueError(f"table.compute has {len(mask)} rows for {steps} steps")
         if len(mask[0]) != units:
             raise ValueError(f"table.compute has {len(mask[0])} values a step for {units} units")
-        if self.sha256 != _digest(self.model_dump(mode="json")):
+        if self.sha256 != digest(self.model_dump(mode="json")):
             raise ValueError("sha256 does not match the content")
         return self
 
@@ -266,7 +265,7 @@ class Schedule(_Part):
         parts = {"model": model, "sampler": sampler, "table": table, "provenance": provenance, "cost": cost}
         content: dict[str, Any] = {name: part.model_dump(mode="json") for name, part in parts.items()}
         content |= {"format": FORMAT, "quality": quality and quality.model_dump(mode="json")}
-        return cls.from_json(json.dumps(content | {"sha256": _digest(content)}), source="new schedule")
+        return cls.from_json(json.dumps(content | {"sha256": digest(content)}), source="new schedule")
 
     @classmethod
     def from_json(cls, text: str, source: str) -> Self:
@@ -276,15 +275,15 @@ class Schedule(_Part):
             ScheduleError: anything about it is unknown, missing, out of range, inconsistent, or changed since it
                 was written.
         """
-        _refuse_doubled_keys(text, source)
+        refuse_doubled_keys(text, source, _REMEDY)
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            raise _first_problem(error, source) from error
+            raise first_problem(error, source, _REMEDY) from error
 
     def to_json(self) -> str:
         """Canonical JSON; the same schedule always gives the same text."""
-        return _canonical(self.model_dump(mode="json")) + "\n"
+        return canonical(self.model_dump(mode="json")) + "\n"
 
     def with_quality(self, quality: Quality) -> Self:
         """The same schedule with what was measured, under a new hash."""
@@ -312,30 +311,6 @@ class Schedule(_Part):
         return self.cost.with_attention.share
 
 
-def _refuse_doubled_keys(text: str, source: str) -> None:
-    """Readers of JSON differ in which of two values of one key they take, and the hash is of one of them."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        key, count = Counter(key for key, _ in pairs).most_common(1)[0] if pairs else ("", 0)
-        if count > 1:
-            raise ScheduleError(f"{key} in {source}", "is there more than once", _REMEDY)
-        return dict(pairs)
-
-    try:
-        json.loads(text, object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise ScheduleError(source, f"is not JSON ({error})", _REMEDY) from error
-
-
-def _canonical(content: Mapping[str, Any]) -> str:
-    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    hashed = {name: value for name, value in content.items() if name != "sha256"}
-    return hashlib.sha256(_canonical(hashed).encode()).hexdigest()
-
-
 def _same(made_for: object, found: object) -> bool:
     """Equal, but for the last digits of a float: CPUs round the logarithms that a solver's timesteps come from each
     in their own way.
@@ -350,11 +325,3 @@ def _same(made_for: object, found: object) -> bool:
 def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 40 else text[:37] + "..."
-
-
-def _first_problem(error: ValidationError, source: str) -> ScheduleError:
-    problem = error.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in problem["loc"])
-    message = problem["msg"].removeprefix("Value error, ")
-    subject = f"{field} in {source}" if field else source
-    return ScheduleError(subject, message[0].lower() + message[1:], _REMEDY)

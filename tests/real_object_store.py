@@ -94,6 +94,17 @@ class ObjectServer:
             "AWS_SECRET_ACCESS_KEY": secret or self.secret,
         }
 
+    def client(self) -> boto3.client:
+        """As someone else's, one that does not ask twice."""
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name=_REGION,
+            aws_access_key_id=_KEY,
+            aws_secret_access_key=self.secret,
+            config=Config(retries={"total_max_attempts": 1}, connect_timeout=5, read_timeout=5),
+        )
+
     @contextmanager
     def away(self) -> Iterator[None]:
         """Killed, and back on the same port when the context ends."""
@@ -164,16 +175,8 @@ def _program(name: str) -> str:
 
 
 def _has_bucket(server: ObjectServer) -> bool:
-    client = boto3.client(
-        "s3",
-        endpoint_url=server.endpoint,
-        region_name=_REGION,
-        aws_access_key_id=_KEY,
-        aws_secret_access_key=server.secret,
-        config=Config(retries={"total_max_attempts": 1}, connect_timeout=5, read_timeout=5),
-    )
     try:
-        client.create_bucket(Bucket=BUCKET)
+        server.client().create_bucket(Bucket=BUCKET)
     except ClientError as error:
         # It was made before the server went away.
         return error.response["Error"]["Code"] == "BucketAlreadyOwnedByYou"

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -105,14 +104,7 @@ def expected_rows(home: Path) -> Iterator[list[Row]]:
 
 
 def upload(folder: Path, server: ObjectServer) -> None:
-    keys = server.environment()
-    client = boto3.client(
-        "s3",
-        endpoint_url=server.endpoint,
-        region_name=keys["AWS_REGION"],
-        aws_access_key_id=keys["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=keys["AWS_SECRET_ACCESS_KEY"],
-    )
+    client = server.client()
     for file in folder.rglob("*.png"):
         name = f"{folder.name}/{file.relative_to(folder)}"
         client.put_object(Bucket=BUCKET, Key=name, Body=file.read_bytes())

@@ -1,8 +1,11 @@
 """Fixtures that are slow to make, made once."""
 
+import hashlib
+import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import hypothesis
@@ -14,7 +17,7 @@ from hypothesis.configuration import set_hypothesis_home_dir
 from lineages import add
 from mlflow import MlflowClient
 from real_database import Database, running_database
-from real_object_store import ObjectServer, running_object_server
+from real_object_store import BUCKET, ObjectServer, running_object_server
 from unit_factories import GUIDANCE, L2C, Finished, Refused, measured_schedule
 
 from l2c_ray.caching.pipeline import Pipeline
@@ -27,6 +30,8 @@ from l2c_ray.registry.tracking import TrackedRun
 from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Schedule
 from l2c_ray.search.storage import STORAGE_VARIABLE
+from l2c_ray.storage.bucket import PART_BYTES
+from l2c_ray.storage.objects import ObjectStore, open_store
 
 torch.set_num_threads(1)
 set_hypothesis_home_dir(Path(__file__).parents[2] / ".pytest_cache" / "hypothesis")
@@ -179,3 +184,26 @@ def line(server: ObjectServer) -> Iterator[Line]:
     """To the server, which a test may break."""
     with line_to(server.port) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def content() -> bytes:
+    """Of an object that goes up in three parts."""
+    return os.urandom(2 * PART_BYTES + 12345)
+
+
+@pytest.fixture
+def prefix(request: pytest.FixtureRequest) -> str:
+    """One of each test's own."""
+    return f"s3://{BUCKET}/{hashlib.sha256(request.node.name.encode()).hexdigest()[:8]}"
+
+
+@pytest.fixture
+def store(server: ObjectServer, prefix: str) -> ObjectStore:
+    return open_store(prefix, server.environment())
+
+
+@pytest.fixture
+def over_the_line(server: ObjectServer, line: Line, prefix: str) -> Callable[..., ObjectStore]:
+    """Opens `store` again, over the line and with connections of its own."""
+    return partial(open_store, prefix, server.environment(port=line.port))

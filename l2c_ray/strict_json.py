@@ -1,0 +1,50 @@
+"""JSON of which there is one reading, one text and one hash, so that an artifact cannot change unseen."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from l2c_ray.errors import ScheduleError
+
+
+def refuse_doubled_keys(text: str, source: str, remedy: str) -> None:
+    """Readers of JSON differ in which of two values of one key they take, and a hash is of one of them.
+
+    Raises:
+        ScheduleError: the text is not JSON, or a key is there twice.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        key, count = Counter(key for key, _ in pairs).most_common(1)[0] if pairs else ("", 0)
+        if count > 1:
+            raise ScheduleError(f"{key} in {source}", "is there more than once", remedy)
+        return dict(pairs)
+
+    try:
+        json.loads(text, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise ScheduleError(source, f"is not JSON ({error})", remedy) from error
+
+
+def canonical(content: Mapping[str, Any]) -> str:
+    """The one text of `content`: keys in order, no spaces, no numbers that are not finite."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(content: Mapping[str, Any]) -> str:
+    """Hex SHA-256 of the canonical text of every field but `sha256`, which is where it is written."""
+    hashed = {name: value for name, value in content.items() if name != "sha256"}
+    return hashlib.sha256(canonical(hashed).encode()).hexdigest()
+
+
+def first_problem(error: ValidationError, source: str, remedy: str) -> ScheduleError:
+    """What pydantic found first, told as of a field in `source`."""
+    problem = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in problem["loc"])
+    message = problem["msg"].removeprefix("Value error, ")
+    subject = f"{field} in {source}" if field else source
+    return ScheduleError(subject, message[0].lower() + message[1:], remedy)
