@@ -53,7 +53,7 @@ _Shares = tuple[Annotated[float, Field(gt=0, le=1)], ...]
 class RouterSection(Section):
     """What the router is to learn: the paper's loss with `lambda`, or the best trajectory within one of the limits."""
 
-    sparsity_weight: Annotated[float, Field(ge=0, alias="lambda")] = 0.0
+    sparsity_weight: Annotated[Annotated[float, Field(ge=0)] | None, Field(alias="lambda")] = None
     budget: Annotated[_Shares, *ONE_OR_MORE] | None = None
     """Shares of the full run's multiply-accumulates that a schedule may take, from loose to tight: a schedule each."""
     time_budget: Annotated[_Shares, *ONE_OR_MORE] | None = None
@@ -83,7 +83,7 @@ class RouterSection(Section):
     @model_validator(mode="after")
     def _has_one_aim(self) -> Self:
         aims = {
-            "lambda": self.sparsity_weight or None,
+            "lambda": self.sparsity_weight,
             "budget": self.budget,
             "time_budget": self.time_budget,
             "max_error": self.max_error,
@@ -91,7 +91,7 @@ class RouterSection(Section):
         given = [name for name, value in aims.items() if value is not None]
         if len(given) > 1:
             raise ValueError(f"takes {given[0]} or {given[1]}, not both")
-        if not given and "sparsity_weight" not in self.model_fields_set:
+        if not given:
             raise ValueError("needs lambda, budget, time_budget or max_error")
         return self
 

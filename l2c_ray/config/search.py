@@ -110,6 +110,8 @@ class RangeSection(Section):
             raise ValueError("takes log with low above 0 and without step")
         if self.step is not None and (self.step <= 0 or (self.is_whole and not isinstance(self.step, int))):
             raise ValueError("takes a step above 0, and a whole one between whole numbers")
+        if self.step is not None and self.step > self.high - self.low:
+            raise ValueError(f"has step = {self.step}, which is more than from low to high")
         return self
 
 

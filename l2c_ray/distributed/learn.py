@@ -185,7 +185,7 @@ def _objective(config: LearnConfig) -> _Settings:
         }
     return {
         "objective": "pair",
-        "lambda": router.sparsity_weight,
+        "lambda": router.sparsity_weight or 0.0,
         "initial_logit": router.initial_logit,
         "shifted": router.shifted,
     }

@@ -115,6 +115,8 @@ class BudgetRouter(nn.Module):
     @torch.no_grad()
     def refit_coefficients(self) -> None:
         """Moves all reused units' coefficients to where together they do best by what was noted."""
+        if not self._forecast:
+            return
         fitted = self._refit.solve(self.coefficients.flatten(), ~self.mask.flatten())
         self.coefficients.copy_(fitted.view_as(self.mask))
 
@@ -125,9 +127,9 @@ class BudgetRouter(nn.Module):
 
     @torch.no_grad()
     def start_from(self, mask: Tensor, coefficients: Tensor) -> None:
-        """Takes these, and forgets what was noted about a mask that stays."""
+        """Takes these, the coefficients only if it forecasts, and forgets what was noted about a mask that stays."""
         self.mask.copy_(mask)
-        self.coefficients.copy_(coefficients)
+        self.coefficients.copy_(coefficients if self._forecast else torch.zeros_like(coefficients))
         self._refit.forget()
         self.swaps.forget()
 

@@ -10,7 +10,7 @@ from l2c_ray.data.images import TrainingImages
 from l2c_ray.learning.learner import Learner, Lesson
 from l2c_ray.learning.objective import pair_error
 from l2c_ray.learning.router import Router
-from l2c_ray.learning.state import unpack_module
+from l2c_ray.learning.state import module_names, unpack_module
 from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.sampling.solver import Solver
 from l2c_ray.schedule import Table
@@ -36,6 +36,9 @@ class PairLearner(Learner):
         self._optimizer = torch.optim.Adam(self.router.parameters(), lr=config.training.learning_rate)
 
     def start_from(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Not from a router of other cache steps."""
+        if self.router.state_dict().keys() != module_names(tensors):
+            return False
         unpack_module(tensors, self.router)
         return True
 
@@ -50,7 +53,7 @@ class PairLearner(Learner):
         images, noise, labels = self._draw_batch()
         scores = self.router.scores(cache_step)
         error = pair_error(self._model, self._solver, cache_step, scores, images, noise, labels)
-        loss = error + self._config.router.sparsity_weight * scores.sum()
+        loss = error + (self._config.router.sparsity_weight or 0.0) * scores.sum()
         return Lesson(error, loss, list(torch.autograd.grad(loss, [self.router.row(cache_step)])))
 
     def _learn(self, parts: list[Tensor]) -> None:

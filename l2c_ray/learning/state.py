@@ -1,6 +1,7 @@
 """Training state as flat tensors, so that a checkpoint is a safetensors file and never a pickle."""
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,11 @@ def unpack(tensors: Mapping[str, Tensor], module: nn.Module, optimizer: torch.op
 def unpack_module(tensors: Mapping[str, Tensor], module: nn.Module) -> None:
     """Puts what `pack` gave of the module back in place, and leaves the optimizer alone."""
     module.load_state_dict(_under(_MODULE, tensors))
+
+
+def module_names(tensors: Mapping[str, Tensor]) -> AbstractSet[str]:
+    """Of the module's tensors in what `pack` gave."""
+    return _under(_MODULE, tensors).keys()
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -79,7 +80,7 @@ class TrajectoryLearner(Learner):
             return False
         unpack_module(tensors, self.router)
         self.router.start_from(mask, coefficients)
-        self._found = [found]
+        self._found = [replace(found, coefficients=self.router.coefficients.clone())]
         return True
 
     def tables(self) -> list[Table]:
@@ -109,7 +110,7 @@ class TrajectoryLearner(Learner):
             along_the_way=training.along_the_way,
             images_at_once=training.images_at_once,
         )
-        parts = self._what_to_refit(batch) if self._settled else self._what_to_choose(batch)
+        parts = self._what_to_refine(batch) if self._settled else self._what_to_choose(batch)
         return Lesson(batch.weighing.error, batch.weighing.loss, parts)
 
     def _what_to_choose(self, batch: Batch) -> list[Tensor]:
@@ -121,14 +122,19 @@ class TrajectoryLearner(Learner):
         descent = [told.slopes_by_coefficients / size, told.bends_by_coefficients / size]
         return [worths / size, *descent, told.changes, told.slopes]
 
+    def _what_to_refine(self, batch: Batch) -> list[Tensor]:
+        """Tallies; with forecasts also the gradient and the effects of their coefficients."""
+        told = self._what_to_refit(batch) if self._config.router.forecast else []
+        return [self._tallies(batch) * self._config.cluster.workers, *told]
+
     def _what_to_refit(self, batch: Batch) -> list[Tensor]:
-        """The gradient [steps - 1, units], the effects [workers, directions, images, steps - 1, units], and tallies."""
+        """The gradient [steps - 1, units], and the effects [workers, directions, images, steps - 1, units]."""
         gradient, mine = batch.coefficients_effects([self._direction(each) for each in range(1, _DIRECTIONS + 1)])
         # The mean over the workers leaves each its own place.
         workers = self._config.cluster.workers
         of_all = mine.new_zeros(workers, *mine.shape)
         of_all[self._rank] = mine * (workers / _DIRECTIONS) ** 0.5
-        return [gradient, of_all, self._tallies(batch) * workers]
+        return [gradient, of_all]
 
     def _tallies(self, batch: Batch) -> Tensor:
         """What the images tell about swaps, as `Swaps.tallies` but in single precision, as all that workers share."""
@@ -141,8 +147,10 @@ class TrajectoryLearner(Learner):
     def _learn(self, parts: list[Tensor]) -> None:
         phase, done = self._course.next(self._found), self._done_of_phase(self.iteration)
         if self._settled:
-            gradient, effects, tallies = parts
-            self.router.note_for_refit(gradient, effects.flatten(0, 2))
+            tallies, *told = parts
+            if told:
+                gradient, effects = told
+                self.router.note_for_refit(gradient, effects.flatten(0, 2))
             self.router.swaps.note(tallies)
             self._end_round()
         else:
@@ -155,9 +163,7 @@ class TrajectoryLearner(Learner):
 
     @property
     def _settled(self) -> bool:
-        """Whether the mask stays and its coefficients are fitted."""
-        if not self._config.router.forecast:
-            return False
+        """Whether the mask stays, but for swaps that are measured, and its coefficients are fitted."""
         target = self._course.next(self._found).target
         return self._done_of_phase(self.iteration) > _SETTLED and self.router.share <= target + _ROUNDING
 

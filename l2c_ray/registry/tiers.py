@@ -17,7 +17,8 @@ def assign_tiers(versions: Sequence[RegisteredVersion], withdrawn: Withdrawn) ->
 
     `champion` stays with the version that has it until one that is worth serving beats it: is as good in compute share
     and error and better in one of them, under the same weights, guidance and protocol. Where none has it, it starts
-    with the oldest version worth serving.
+    as `balanced` does, of the versions that compare with the oldest one worth serving, or with the cheapest of them if
+    none is cheap enough for that.
 
     `quality`, `balanced` and `fast` are the versions of least error that take at most 0.75, 0.5 and 0.35 of the full
     run's compute. Only what compares with the champion and is worth serving counts. So, where nothing was rolled back,
@@ -35,14 +36,31 @@ def assign_tiers(versions: Sequence[RegisteredVersion], withdrawn: Withdrawn) ->
         taken_back = withdrawn.get(tier, frozenset())
         within = [each for each in comparable if each.compute_share <= most and each.version not in taken_back]
         if within:
-            chosen[tier] = min(within, key=lambda version: (version.mse, version.compute_share, version.version))
+            chosen[tier] = min(within, key=_by_error)
     return chosen
 
 
 def _champion(versions: Sequence[RegisteredVersion], taken_back: AbstractSet[int]) -> RegisteredVersion | None:
     champion = next((version for version in versions if CHAMPION in version.aliases), None)
-    for version in sorted(versions, key=lambda version: version.version):
-        eligible = version.worth_serving and version.version not in taken_back
-        if eligible and (champion is None or version.beats(champion)):
+    eligible = [version for version in versions if version.worth_serving and version.version not in taken_back]
+    eligible.sort(key=lambda version: version.version)
+    if champion is None:
+        return _first_champion(eligible)
+    for version in eligible:
+        if version.beats(champion):
             champion = version
     return champion
+
+
+def _first_champion(eligible: Sequence[RegisteredVersion]) -> RegisteredVersion | None:
+    comparable = [version for version in eligible if not version.differs_in(eligible[0])]
+    cheap = [version for version in comparable if version.compute_share <= TIERS["balanced"]]
+    return min(cheap, key=_by_error) if cheap else min(comparable, key=_by_cost, default=None)
+
+
+def _by_error(version: RegisteredVersion) -> tuple[float, float, int]:
+    return version.mse, version.compute_share, version.version
+
+
+def _by_cost(version: RegisteredVersion) -> tuple[float, float, int]:
+    return version.compute_share, version.mse, version.version

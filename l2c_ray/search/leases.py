@@ -169,7 +169,8 @@ class Ledger:
         """Ends trials whose driver is dead; gives every lost trial a successor, and every derived point a trial."""
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if reason := self._how_it_was_lost(trial):
-                self._lose(trial, reason, counts=True)
+                # Whatever its driver died of: it takes a new driver to try again, so this has an end.
+                self._lose(trial, reason, counts=False)
         trials = self._study.get_trials(deepcopy=False)
         followed = {trial.user_attrs.get(RETRY_OF) for trial in trials}
         there = {(trial.user_attrs.get(PARENT), trial.user_attrs.get(POINT_OF_PARENT)) for trial in trials}

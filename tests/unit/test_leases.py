@@ -147,6 +147,18 @@ def test_trial_that_kills_its_workers_is_given_up_in_the_end() -> None:
 
 
 @pytest.mark.usefixtures("journal")
+def test_drivers_that_die_cost_a_trial_no_try() -> None:
+    clock = Clock()
+    config = search_config(study={"trials": 1, "max_retries": 0, "lease_seconds": 60.0})
+    for name in ("a", "b", "c"):
+        assert Driver(config, name, clock).ledger.claim() is not None
+        clock.now += 61
+    last = Driver(config, "d", clock)
+    assert run_all(last) == 1
+    assert last.states() == ["FAIL", "FAIL", "FAIL", "COMPLETE"]
+
+
+@pytest.mark.usefixtures("journal")
 def test_stopped_driver_gives_its_trials_back_and_that_is_no_try() -> None:
     config = search_config(study={"trials": 1, "max_retries": 0})
     for name in ("a", "b", "c"):

@@ -25,6 +25,7 @@ BUDGET = {**LEARN, "router": {"budget": 0.5}}
         ({"space": {"router.lamda": {"low": 1e-5, "high": 1e-3}}}, "space.router.lamda"),
         ({"space": {"sampler.steps": {"low": 10, "high": 20}}}, "space.sampler.steps"),
         ({"space": {"training.batch_size": {"low": 8, "high": 2}}}, "space.training.batch_size"),
+        ({"space": {"training.batch_size": {"low": 2, "high": 8, "step": 7}}}, "space.training.batch_size"),
         ({"space": {"training.batch_size": {"low": 2}}}, "space.training.batch_size"),
         ({"space": {"training.batch_size": {"low": 2, "high": 8, "choices": [2]}}}, "space.training.batch_size"),
         ({"space": {"training.batch_size": {"low": 2, "hihg": 8}}}, "space.training.batch_size.hihg"),

@@ -27,7 +27,7 @@ FRONTIER = [
 
 
 def test_each_tier_is_the_least_error_within_its_share_of_the_compute() -> None:
-    assert chosen(*FRONTIER) == {"quality": 2, "balanced": 4, "fast": 6, CHAMPION: 1}
+    assert chosen(*FRONTIER) == {"quality": 2, "balanced": 4, "fast": 6, CHAMPION: 4}
     assert chosen(*reversed(FRONTIER)) == chosen(*FRONTIER)
 
 
@@ -62,6 +62,13 @@ def test_only_what_compares_with_the_champion_counts() -> None:
         assert set(chosen(*FRONTIER, crowned).values()) == {8}
 
 
+def test_first_champion_is_the_balanced_version_or_the_cheapest_there_is() -> None:
+    assert chosen(*FRONTIER[3:])[CHAMPION] == 4
+    assert chosen(*FRONTIER[:3])[CHAMPION] == 3
+    stranger = replace(version(8, 0.49, 1e-9), guidance="3 standard")
+    assert chosen(*FRONTIER, stranger)[CHAMPION] == 4
+
+
 def test_champion_stays_until_it_is_beaten() -> None:
     assert chosen(*FRONTIER[:4], version(5, 0.42, 6e-5, CHAMPION))[CHAMPION] == 5
     assert chosen(*FRONTIER[:4], version(5, 0.42, 6e-5, CHAMPION), version(6, 0.42, 5e-5))[CHAMPION] == 6
@@ -69,7 +76,7 @@ def test_champion_stays_until_it_is_beaten() -> None:
 
 
 def test_version_that_an_alias_was_rolled_back_from_does_not_get_it_again() -> None:
-    tiers = chosen(*FRONTIER, balanced={4}, champion={1})
-    assert tiers == {"quality": 2, "balanced": 5, "fast": 6, CHAMPION: 2}
+    tiers = chosen(*FRONTIER, balanced={4}, champion={4})
+    assert tiers == {"quality": 2, "balanced": 5, "fast": 6, CHAMPION: 5}
     better = version(8, 0.80, 1e-8)
     assert chosen(*FRONTIER, version(9, 0.9, 1e-6, CHAMPION), better, champion={1, 8})[CHAMPION] == 2

@@ -34,9 +34,10 @@ def config(router: dict[str, Any], **training: Any) -> LearnConfig:
     return LearnConfig.parse({"model": {"name": "tiny"}, "router": router, "training": training}, source="test")
 
 
-def learner(*budgets: float, **training: Any) -> TrajectoryLearner:
+def learner(*budgets: float, forecast: bool = True, **training: Any) -> TrajectoryLearner:
     model = tiny_dit()
-    return TrajectoryLearner(config({"budget": budgets}, **training), model, make_solver("ddim", STEPS, model))
+    wanted = config({"budget": budgets, "forecast": forecast}, **training)
+    return TrajectoryLearner(wanted, model, make_solver("ddim", STEPS, model))
 
 
 def run(learned: Learner, iterations: int) -> list[float]:
@@ -85,13 +86,21 @@ def test_what_was_learned_runs_as_it_was_learned() -> None:
 
 
 def test_without_forecast_values_are_reused_as_they_are() -> None:
-    model = tiny_dit()
-    plain = config({"budget": 0.7, "forecast": False}, iterations=10)
-    learned = TrajectoryLearner(plain, model, make_solver("ddim", STEPS, model))
+    learned = learner(0.7, forecast=False, iterations=10)
     run(learned, 10)
     (table,) = learned.tables()
     assert table.forecast is None
-    assert share_of(table, model) <= 0.7
+    assert share_of(table, learned._model) <= 0.7
+
+
+def test_warm_start_from_forecasts_forecasts_nothing_where_that_is_off() -> None:
+    forecasting, plain = learner(0.8, iterations=12), learner(0.6, forecast=False, iterations=12)
+    run(forecasting, 12)
+    assert forecasting.router.coefficients.any()
+    assert plain.start_from(forecasting.state())
+    run(plain, 12)
+    (table,) = plain.tables()
+    assert table.forecast is None
 
 
 def test_it_leaves_the_fixed_interval_far_behind(digits_model: CacheableTransformer) -> None:
@@ -150,8 +159,9 @@ def test_message_to_the_other_workers_does_not_grow_with_the_model_or_the_batch(
     assert sizes == [5 * choices + 2] * 2
 
 
-def test_swaps_are_measured_once_the_mask_has_settled_and_keep_the_budget() -> None:
-    learned = learner(0.7, iterations=40)
+@pytest.mark.parametrize("forecast", [True, False])
+def test_swaps_are_measured_once_the_mask_has_settled_and_keep_the_budget(forecast: bool) -> None:
+    learned = learner(0.7, forecast=forecast, iterations=40)
     measured = 0.0
     while not learned.done:
         run(learned, 1)
@@ -201,6 +211,7 @@ def test_config_survives_the_way_to_a_worker() -> None:
     "router",
     [
         {"lambda": 1e-4, "budget": 0.5},
+        {"lambda": 0.0, "budget": 0.5},
         {"theta": 0.5},
         {"budget": []},
         {"budget": 0.5, "time_budget": 0.5},
