@@ -115,8 +115,6 @@ class BudgetRouter(nn.Module):
     @torch.no_grad()
     def refit_coefficients(self) -> None:
         """Moves all reused units' coefficients to where together they do best by what was noted."""
-        if not self._forecast:
-            return
         fitted = self._refit.solve(self.coefficients.flatten(), ~self.mask.flatten())
         self.coefficients.copy_(fitted.view_as(self.mask))
 

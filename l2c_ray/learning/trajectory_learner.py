@@ -110,7 +110,7 @@ class TrajectoryLearner(Learner):
             along_the_way=training.along_the_way,
             images_at_once=training.images_at_once,
         )
-        parts = self._what_to_refine(batch) if self._settled else self._what_to_choose(batch)
+        parts = self._what_to_refit(batch) if self._settled else self._what_to_choose(batch)
         return Lesson(batch.weighing.error, batch.weighing.loss, parts)
 
     def _what_to_choose(self, batch: Batch) -> list[Tensor]:
@@ -122,19 +122,14 @@ class TrajectoryLearner(Learner):
         descent = [told.slopes_by_coefficients / size, told.bends_by_coefficients / size]
         return [worths / size, *descent, told.changes, told.slopes]
 
-    def _what_to_refine(self, batch: Batch) -> list[Tensor]:
-        """Tallies; with forecasts also the gradient and the effects of their coefficients."""
-        told = self._what_to_refit(batch) if self._config.router.forecast else []
-        return [self._tallies(batch) * self._config.cluster.workers, *told]
-
     def _what_to_refit(self, batch: Batch) -> list[Tensor]:
-        """The gradient [steps - 1, units], and the effects [workers, directions, images, steps - 1, units]."""
+        """The gradient [steps - 1, units], the effects [workers, directions, images, steps - 1, units], and tallies."""
         gradient, mine = batch.coefficients_effects([self._direction(each) for each in range(1, _DIRECTIONS + 1)])
         # The mean over the workers leaves each its own place.
         workers = self._config.cluster.workers
         of_all = mine.new_zeros(workers, *mine.shape)
         of_all[self._rank] = mine * (workers / _DIRECTIONS) ** 0.5
-        return [gradient, of_all]
+        return [gradient, of_all, self._tallies(batch) * workers]
 
     def _tallies(self, batch: Batch) -> Tensor:
         """What the images tell about swaps, as `Swaps.tallies` but in single precision, as all that workers share."""
@@ -147,10 +142,8 @@ class TrajectoryLearner(Learner):
     def _learn(self, parts: list[Tensor]) -> None:
         phase, done = self._course.next(self._found), self._done_of_phase(self.iteration)
         if self._settled:
-            tallies, *told = parts
-            if told:
-                gradient, effects = told
-                self.router.note_for_refit(gradient, effects.flatten(0, 2))
+            gradient, effects, tallies = parts
+            self.router.note_for_refit(gradient, effects.flatten(0, 2))
             self.router.swaps.note(tallies)
             self._end_round()
         else:
@@ -163,7 +156,9 @@ class TrajectoryLearner(Learner):
 
     @property
     def _settled(self) -> bool:
-        """Whether the mask stays, but for swaps that are measured, and its coefficients are fitted."""
+        """Whether the mask stays, but for swaps, and its coefficients are fitted; without any it is chosen on."""
+        if not self._config.router.forecast:
+            return False
         target = self._course.next(self._found).target
         return self._done_of_phase(self.iteration) > _SETTLED and self.router.share <= target + _ROUNDING
 

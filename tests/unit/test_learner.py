@@ -240,3 +240,15 @@ def test_warm_start_begins_with_the_logits_of_another_and_is_done_with_nothing_y
     assert warm.iteration == 0
     run(warm, 6)
     assert warm.done
+
+
+def test_router_of_other_cache_steps_is_no_warm_start() -> None:
+    model = tiny_dit()
+    solver = make_solver("dpm-solver-2", STEPS, model)
+    first, second = (
+        PairLearner(learn_config(router={"lambda": 1e-2, "shifted": shifted}), model, solver, data())
+        for shifted in (True, False)
+    )
+    before = logits(second)
+    assert not second.start_from(first.state())
+    assert torch.equal(logits(second), before)

@@ -60,7 +60,7 @@ def takes_a_moment(order: Order) -> Result:
 
 
 def work(run: Callable[[Order], Result] = takes_a_moment, check: Callable[[], None] = lambda: None) -> Driver:
-    config = search_config(study={"trials": TRIALS, "lease_seconds": 1.0, "parallel": 3, "max_retries": 0})
+    config = search_config(study={"trials": TRIALS, "lease_seconds": 1.0, "parallel": 3, "max_retries": 1})
     driver = Driver(config, f"driver-{os.getpid()}-{time.monotonic_ns()}", time.time)
     drive(driver.ledger, Here(run), 3, 1, None, False, lambda result: None, check)
     return driver

@@ -159,9 +159,8 @@ def test_message_to_the_other_workers_does_not_grow_with_the_model_or_the_batch(
     assert sizes == [5 * choices + 2] * 2
 
 
-@pytest.mark.parametrize("forecast", [True, False])
-def test_swaps_are_measured_once_the_mask_has_settled_and_keep_the_budget(forecast: bool) -> None:
-    learned = learner(0.7, forecast=forecast, iterations=40)
+def test_swaps_are_measured_once_the_mask_has_settled_and_keep_the_budget() -> None:
+    learned = learner(0.7, iterations=40)
     measured = 0.0
     while not learned.done:
         run(learned, 1)
