@@ -69,7 +69,7 @@ def test_error_that_is_not_finite_is_a_failure() -> None:
 
 def test_time_budget_below_what_cannot_be_reused_is_refused_by_its_own_key() -> None:
     for key in ("budget", "time_budget"):
-        router = {"lambda": 0.0, key: 0.1}
+        router = {"lambda": None, key: 0.1}
         if key == "time_budget":
             router["profile"] = {
                 "model": "m",

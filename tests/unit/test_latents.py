@@ -189,4 +189,4 @@ def test_more_workers_than_shards_and_no_latents_are_refused(filled: ObjectStore
 @pytest.mark.parametrize("limit", [{"budget": 0.5}, {"max_error": 1e-3}])
 def test_objectives_that_need_no_data_refuse_latents(limit: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=r"data.latents with router.lambda alone"):
-        learn_config(data={"latents": "latents"}, router={"lambda": 0.0} | limit)
+        learn_config(data={"latents": "latents"}, router={"lambda": None} | limit)

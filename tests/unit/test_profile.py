@@ -29,7 +29,7 @@ def profile_file(folder: Path, **changes: Any) -> Path:
 
 
 def time_config(folder: Path, **changes: Any) -> LearnConfig:
-    return learn_config(router={"lambda": 0.0, "time_budget": 0.5, "profile": str(profile_file(folder, **changes))})
+    return learn_config(router={"lambda": None, "time_budget": 0.5, "profile": str(profile_file(folder, **changes))})
 
 
 def test_every_unit_of_an_evaluation_is_timed() -> None:
@@ -74,12 +74,12 @@ def test_broken_file_is_refused_by_the_name_of_its_field(tmp_path: Path, changes
 def test_file_of_something_else_is_refused(tmp_path: Path, text: str) -> None:
     Path(tmp_path, "profile.json").write_text(text)
     with pytest.raises(ConfigError, match=r"profile\.json.*l2c profile"):
-        learn_config(router={"lambda": 0.0, "time_budget": 0.5, "profile": str(tmp_path / "profile.json")})
+        learn_config(router={"lambda": None, "time_budget": 0.5, "profile": str(tmp_path / "profile.json")})
 
 
 def test_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"router\.profile.*cannot be read"):
-        learn_config(router={"lambda": 0.0, "time_budget": 0.5, "profile": str(tmp_path / "none.json")})
+        learn_config(router={"lambda": None, "time_budget": 0.5, "profile": str(tmp_path / "none.json")})
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_command_writes_a_profile_that_a_config_takes(l2c: L2C, tmp_path: Path) 
     assert "all mlp units" in printed
     measured = Profile.from_json(out.read_text(), "profile.json")
     assert measured.model == "digits-dit"
-    assert learn_config(router={"lambda": 0.0, "max_error": 1e-4, "profile": str(out)}).router.profile == measured
+    assert learn_config(router={"lambda": None, "max_error": 1e-4, "profile": str(out)}).router.profile == measured
 
 
 def test_command_refuses_an_unknown_model(refused: Refused, tmp_path: Path) -> None:
