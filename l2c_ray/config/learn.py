@@ -54,6 +54,7 @@ class RouterSection(Section):
     """What the router is to learn: the paper's loss with `lambda`, or the best trajectory within one of the limits."""
 
     sparsity_weight: Annotated[Annotated[float, Field(ge=0)] | None, Field(alias="lambda")] = None
+    """Lambda; None where one of the limits is given."""
     budget: Annotated[_Shares, *ONE_OR_MORE] | None = None
     """Shares of the full run's multiply-accumulates that a schedule may take, from loose to tight: a schedule each."""
     time_budget: Annotated[_Shares, *ONE_OR_MORE] | None = None

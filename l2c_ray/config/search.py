@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -51,7 +52,7 @@ class StudySection(Section):
     lease_seconds: Annotated[float, Field(ge=1)] = 60.0
     """A running trial whose driver has not been heard of for so long is another driver's to take up."""
     max_retries: Annotated[int, Field(ge=0)] = 2
-    """How often a trial is run again that was lost with its worker or its driver."""
+    """How often a trial is run again whose worker died; one whose driver died is run again in any case."""
     warm_start: bool = False
     """Let a trial begin where the nearest finished one ended, if its learner can."""
 
@@ -110,8 +111,10 @@ class RangeSection(Section):
             raise ValueError("takes log with low above 0 and without step")
         if self.step is not None and (self.step <= 0 or (self.is_whole and not isinstance(self.step, int))):
             raise ValueError("takes a step above 0, and a whole one between whole numbers")
-        if self.step is not None and self.step > self.high - self.low:
-            raise ValueError(f"has step = {self.step}, which is more than from low to high")
+        # Of the numbers as written: 4.3 - 4.0 is less than 0.3 in binary.
+        low, high, step = (Decimal(str(number or 0)) for number in (self.low, self.high, self.step))
+        if step > high - low:
+            raise ValueError(f"has step = {step}, which is more than from low to high")
         return self
 
 

@@ -36,7 +36,7 @@ class PairLearner(Learner):
         self._optimizer = torch.optim.Adam(self.router.parameters(), lr=config.training.learning_rate)
 
     def start_from(self, tensors: Mapping[str, Tensor]) -> bool:
-        """Not from a router of other cache steps."""
+        """Begins with its logits; False where they are of other cache steps."""
         if self.router.state_dict().keys() != module_names(tensors):
             return False
         unpack_module(tensors, self.router)

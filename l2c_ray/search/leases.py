@@ -169,7 +169,7 @@ class Ledger:
         """Ends trials whose driver is dead; gives every lost trial a successor, and every derived point a trial."""
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if reason := self._how_it_was_lost(trial):
-                # Whatever its driver died of: it takes a new driver to try again, so this has an end.
+                # Each of these takes a driver that died or lost the database, so they end without being counted.
                 self._lose(trial, reason, counts=False)
         trials = self._study.get_trials(deepcopy=False)
         followed = {trial.user_attrs.get(RETRY_OF) for trial in trials}

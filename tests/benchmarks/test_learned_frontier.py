@@ -10,7 +10,7 @@ their error, so that one outlier decides; worths that reckon with the refit of a
 the Gauss-Newton matrix), which its noise spoils (7e-4 for 5e-5); the full Gauss-Newton step in every iteration. What
 did: tightening slowly and budget by budget; images that count by c / (e + c); fitting all coefficients of a settled
 mask at once (4.6e-5 to 2.4e-5 on one mask). A second difference in the forecast took another sixth off and is not in.
-Without forecasts the mask does better chosen to the end than settled and then swapped (6.0e-4 for 7.1e-4 at 0.4).
+Without forecasts a mask that is chosen to the end did better than one settled and swapped (6.0e-4 for 7.1e-4, once).
 """
 
 import json

@@ -83,6 +83,12 @@ def test_every_kind_of_range_becomes_a_distribution() -> None:
     }
 
 
+def test_step_may_be_as_wide_as_its_range() -> None:
+    # 4.3 - 4.0 is less than 0.3 in binary.
+    space = make_space(search_config(space={"training.learning_rate": {"low": 4.0, "high": 4.3, "step": 0.3}}).space)
+    assert space["training.learning_rate"] == FloatDistribution(4.0, 4.3, step=0.3)
+
+
 def test_distance_is_over_the_range_and_its_scale() -> None:
     space = make_space(search_config(space={"router.shifted": {"choices": [True, False]}}).space)
     here = {"router.lambda": 1e-5, "training.batch_size": 2, "router.shifted": True}
