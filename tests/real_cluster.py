@@ -3,10 +3,11 @@
 import json
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 from mlflow import MlflowClient
@@ -16,8 +17,12 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from l2c_ray.distributed import local_head
 from l2c_ray.distributed.local_head import LocalHead
 
+T = TypeVar("T")
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 DIGITS = REPOSITORY / "jobs" / "configs" / "digits.toml"
+
+LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 # Small enough to take seconds, large enough that the router still moves.
 SMALL = (
@@ -93,18 +98,44 @@ class Cluster:
 
     def train_workers(self) -> list[psutil.Process]:
         """The processes of the Ray Train workers that run now."""
-        return [process for process in local_head.processes(self.head.temp_dir) if "RayTrainWorker" in process.name()]
+        return self.processes("RayTrainWorker")
+
+    def processes(self, name: str) -> list[psutil.Process]:
+        """The cluster's processes that live and have this in their names."""
+        return named(local_head.processes(self.head.temp_dir), name)
 
     def checkpoints(self, run_name: str) -> list[Path]:
         return sorted((self.home / "runs" / run_name).glob("checkpoint_*/state.safetensors"))
+
+
+def named(processes: Iterable[psutil.Process], name: str) -> list[psutil.Process]:
+    """Those that have this in their names, but for those that end meanwhile."""
+    found = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            if name in process.name():
+                found.append(process)
+    return found
+
+
+def listening(processes: Iterable[psutil.Process]) -> set[tuple[str, str, int]]:
+    """Name of the process, address and port of all that these listen on, but for those that end meanwhile."""
+    found = set()
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            name, connections = process.name(), process.net_connections("inet")
+            found |= {(name, *place.laddr) for place in connections if place.status == psutil.CONN_LISTEN}
+    return found
 
 
 def set_options(*overrides: str) -> list[str]:
     return [part for override in overrides for part in ("--set", override)]
 
 
-def wait_until(holds: Callable[[], bool], timeout: float) -> None:
+def wait_until(holds: Callable[[], T], timeout: float) -> T:
+    """The first answer that counts as true."""
     deadline = time.monotonic() + timeout
-    while not holds():
+    while not (answer := holds()):
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.1)
+    return answer

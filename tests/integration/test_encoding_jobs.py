@@ -21,7 +21,6 @@ from l2c_ray.data import latent_shards, preparing
 from l2c_ray.data.latent_shards import open_shards
 from l2c_ray.data.preparing import Row
 from l2c_ray.data.sources.opening import open_source
-from l2c_ray.distributed import local_head
 from l2c_ray.models.vae import LatentEncoder
 from l2c_ray.storage.objects import ObjectStore, open_store
 
@@ -129,8 +128,7 @@ def test_lost_encoder_and_killed_command_are_gone_on_with(cluster: Cluster, conf
 
     with subprocess.Popen(command, cwd=cluster.home, env=cluster.environment(), stderr=subprocess.PIPE) as process:
         wait_until(lambda: shards() > 0, timeout=120)
-        workers = [each for each in local_head.processes(cluster.head.temp_dir) if "_Encoder" in each.name()]
-        workers[0].kill()
+        cluster.processes("_Encoder")[0].kill()
         before = shards()
         wait_until(lambda: shards() > before + 2 or process.poll() is not None, timeout=120)
         process.kill()

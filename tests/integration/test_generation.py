@@ -12,7 +12,6 @@ from random_inception import write_random_inception
 from real_cluster import Cluster, set_options, wait_until
 from real_object_store import BUCKET, ObjectServer, running_object_server
 
-from l2c_ray.distributed import local_head
 from l2c_ray.errors import StorageError
 from l2c_ray.evaluation.imagenet.shards import ImageShards, shard_name
 from l2c_ray.storage.archives import Archive
@@ -122,8 +121,7 @@ def test_worker_that_is_lost_is_replaced_and_its_shard_made_again(cluster: Clust
     command = ["l2c", "imagenet", "generate", str(config), *options]
     with subprocess.Popen(command, cwd=cluster.home, env=cluster.environment(), stderr=subprocess.PIPE) as process:
         wait_until(lambda: (folder / shard_name(0)).exists(), timeout=120)
-        worker = next(each for each in local_head.processes(cluster.head.temp_dir) if "::_Worker" in each.name())
-        worker.kill()
+        cluster.processes("::_Worker")[0].kill()
         _, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors.decode()
     assert ImageShards(open_store(str(folder))).images == 120

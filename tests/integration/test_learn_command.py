@@ -9,10 +9,9 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from mlflow import MlflowClient
-from real_cluster import DIGITS, SMALL, Cluster, set_options, wait_until
+from real_cluster import DIGITS, LOOPBACK, SMALL, Cluster, listening, set_options, wait_until
 from real_tracking_server import running_tracking_server
 
 from l2c_ray.distributed import local_head
@@ -139,26 +138,13 @@ def test_private_ray_listens_on_loopback_only_and_leaves_no_process_behind(tmp_p
         stderr=subprocess.PIPE,
         text=True,
     ) as learning:
-        listening: set[tuple[str, str]] = set()
+        found: set[tuple[str, str, int]] = set()
         while learning.poll() is None:
-            listening |= _listening(identity)
+            found |= listening(local_head.processes(identity))
             time.sleep(1)
         out, err = learning.communicate()
     assert learning.returncode == 0, err
     assert "registered as digits-dit-ddim-20 version 1" in out
-    assert {"raylet", "ray::RayTrainWorker"} <= {name.partition(".")[0] for name, _ in listening}
-    assert [place for place in listening if place[1] not in ("127.0.0.1", "::1", "::ffff:127.0.0.1")] == []
+    assert {"raylet", "ray::RayTrainWorker"} <= {name.partition(".")[0] for name, _, _ in found}
+    assert [place for place in found if place[1] not in LOOPBACK] == []
     wait_until(lambda: not list(local_head.processes(identity)), timeout=10)
-
-
-def _listening(identity: str) -> set[tuple[str, str]]:
-    """Names of the marked processes and the addresses that they listen on."""
-    found = set()
-    for process in local_head.processes(identity):
-        try:
-            connections = process.net_connections("inet")
-        except psutil.Error:
-            # It ended meanwhile.
-            continue
-        found |= {(process.name(), place.laddr.ip) for place in connections if place.status == psutil.CONN_LISTEN}
-    return found

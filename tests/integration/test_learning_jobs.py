@@ -8,7 +8,6 @@ import pytest
 from ray.job_submission import JobStatus
 from real_cluster import SMALL, Cluster, set_options, wait_until
 
-from l2c_ray.distributed import local_head
 from l2c_ray.schedule import Schedule
 
 TWO_WORKERS = ("cluster.workers=2", "training.iterations=60")
@@ -82,10 +81,9 @@ def test_job_stopped_before_its_workers_are_up_is_marked_as_killed(cluster: Clus
 def test_lost_sampling_worker_is_replaced(cluster: Cluster) -> None:
     few = ("training.iterations=2", "evaluation.images=32")
     job = cluster.submit("python", "jobs/learn.py", "--config", "jobs/configs/digits.toml", *_small("lost", *few))
-    wait_until(lambda: bool(_sampling(cluster)), timeout=120)
-    (lost,) = _sampling(cluster)
+    (lost,) = wait_until(lambda: _sampling(cluster), timeout=120)
     lost.send_signal(signal.SIGKILL)
-    wait_until(lambda: bool(set(_sampling(cluster)) - {lost}), timeout=60)
+    wait_until(lambda: set(_sampling(cluster)) - {lost}, timeout=60)
     status, log = cluster.wait_for_job(job)
     assert status == JobStatus.SUCCEEDED, log
     assert cluster.mlflow_run("lost").info.status == "FINISHED"
@@ -114,9 +112,7 @@ def _small(name: str, *overrides: str) -> list[str]:
 
 def _sampling(cluster: Cluster) -> list[psutil.Process]:
     """The processes that sample images just now."""
-    return [
-        process for process in local_head.processes(cluster.head.temp_dir) if "ShardSampler.sample" in process.name()
-    ]
+    return cluster.processes("ShardSampler.sample")
 
 
 def _schedule(cluster: Cluster, run_name: str) -> Schedule:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from real_cluster import REPOSITORY, Cluster
+from real_cluster import REPOSITORY, Cluster, named
 
 from l2c_ray.distributed import local_head
 
@@ -52,7 +52,7 @@ def test_failing_quickstart_says_how_to_stop_and_down_leaves_no_process_and_no_f
 
     started = psutil.Process(head.pid).children(recursive=True)
     # It renames itself and would outlive the others.
-    assert "ray::DashboardAgent" in {process.name() for process in started}
+    assert named(started, "ray::DashboardAgent")
     assert quickstart("down").returncode == 0
     assert [process for process in started if lives(process)] == []
     assert not Path(head.temp_dir).exists()

@@ -15,7 +15,7 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.util import placement_group, remove_placement_group
 from ray.util.placement_group import PlacementGroup
-from real_cluster import wait_until
+from real_cluster import named, wait_until
 
 from l2c_ray.config.learn import ClusterSection
 from l2c_ray.config.sampling import SamplingConfig
@@ -111,7 +111,7 @@ def test_samplers_lost_more_often_than_allowed_are_a_typed_error() -> None:
     full = Candidate("full", "full", 2, None, 1.0)
     with ClusterSampler(SamplingConfig.parse(values, source="test")) as sample:
         assert sample(full, [3], [7])[0].shape == (1, 1, 8, 8)
-        (sampler,) = (each for each in psutil.Process().children(recursive=True) if "_ShardSampler" in each.name())
+        (sampler,) = named(psutil.Process().children(recursive=True), "_ShardSampler")
         sampler.kill()
         with pytest.raises(LearningError, match=r"^sampling: failed on a worker"):
             sample(full, [3], [7])

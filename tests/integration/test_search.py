@@ -21,7 +21,6 @@ from real_object_store import BUCKET, running_object_server
 from real_tracking_server import running_tracking_server
 from sqlalchemy import NullPool
 
-from l2c_ray.distributed import local_head
 from l2c_ray.search.storage import STORAGE_VARIABLE
 from l2c_ray.storage.objects import open_store
 
@@ -314,7 +313,7 @@ def checkpoints(cluster: Cluster, study: str) -> int:
 
 
 def running_trials(cluster: Cluster) -> list[psutil.Process]:
-    return [process for process in local_head.processes(cluster.head.temp_dir) if "run_trial" in process.name()]
+    return cluster.processes("run_trial")
 
 
 def drivers(study: str) -> list[psutil.Process]:

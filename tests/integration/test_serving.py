@@ -11,11 +11,10 @@ from typing import Any
 
 import httpx
 import numpy as np
-import psutil
 import pytest
 from lineages import add
 from PIL import Image
-from real_cluster import REPOSITORY, Cluster, wait_until
+from real_cluster import LOOPBACK, REPOSITORY, Cluster, listening, wait_until
 
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.distributed import local_head
@@ -135,15 +134,9 @@ def test_health_answers_while_images_are_sampled(service: httpx.Client) -> None:
 
 
 def test_everything_listens_on_loopback_only(cluster: Cluster, service: httpx.Client) -> None:
-    listening = [
-        (process.name(), connection.laddr)
-        for process in local_head.processes(cluster.head.temp_dir)
-        for connection in process.net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN
-    ]
-    assert cluster.head.serve_port in {address.port for _, address in listening}
-    loopback = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
-    assert [(name, address) for name, address in listening if address.ip not in loopback] == []
+    found = listening(local_head.processes(cluster.head.temp_dir))
+    assert cluster.head.serve_port in {port for _, _, port in found}
+    assert [place for place in found if place[1] not in LOOPBACK] == []
 
 
 def _ready(client: httpx.Client) -> bool:
