@@ -170,11 +170,12 @@ class TrackedRun:
     @server_errors()
     def log_file(self, name: str, content: bytes) -> None:
         """Adds an artifact; its name may begin with a folder."""
+        inner, _, file = name.rpartition("/")
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, name)
-            path.parent.mkdir(exist_ok=True)
+            path = Path(folder, file)
             path.write_bytes(content)
-            self._client.log_artifacts(self.id, folder)
+            # A whole folder at once is neither copied whole nor where another process makes the same folder.
+            self._client.log_artifact(self.id, str(path), inner or None)
 
     def end(self, status: RunStatus) -> None:
         """Marks the run as ended. Never raises: what ended the run is what its owner has to tell, not this."""

@@ -61,6 +61,28 @@ def test_without_a_server_the_registry_is_a_file_under_home(registry_home: Path,
     assert client.tracking_uri == tracking.tracking_uri()
 
 
+def test_two_that_log_into_the_same_new_folder_at_once_both_do(
+    run: TrackedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = threading.Barrier(2)
+    make = os.mkdir
+
+    def slow(path: str, mode: int = 0o777) -> None:
+        # Meanwhile the other sees that there is no such folder yet.
+        time.sleep(0.05)
+        make(path, mode)
+
+    monkeypatch.setattr(os, "mkdir", slow)
+
+    def log(number: int) -> None:
+        for folder in range(5):
+            both.wait(timeout=60)
+            run.log_file(f"{folder}/{number}.json", b"{}")
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(log, range(2)))
+
+
 def test_run_has_its_settings_metrics_tags_and_files(client: MlflowClient) -> None:
     run = TrackedRun(client, "experiment", "first", {"router": {"lambda": 0.5}, "steps": 20})
     run.log_metrics({3: {"loss": 0.25, "error": 0.5}, 4: {"loss": 0.125}})
