@@ -174,7 +174,8 @@ class TrackedRun:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, file)
             path.write_bytes(content)
-            # A whole folder at once is neither copied whole nor where another process makes the same folder.
+            # MLflow writes a single file whole. It copies a folder piece by piece, and fails where another process
+            # makes the same one meanwhile.
             self._client.log_artifact(self.id, str(path), inner or None)
 
     def end(self, status: RunStatus) -> None:

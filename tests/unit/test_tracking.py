@@ -62,7 +62,7 @@ def test_without_a_server_the_registry_is_a_file_under_home(registry_home: Path,
 
 
 def test_two_that_log_into_the_same_new_folder_at_once_both_do(
-    run: TrackedRun, monkeypatch: pytest.MonkeyPatch
+    client: MlflowClient, run: TrackedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both = threading.Barrier(2)
     make = os.mkdir
@@ -81,6 +81,9 @@ def test_two_that_log_into_the_same_new_folder_at_once_both_do(
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(log, range(2)))
+    for folder in range(5):
+        files = [file.path for file in client.list_artifacts(run.id, str(folder))]
+        assert files == [f"{folder}/0.json", f"{folder}/1.json"]
 
 
 def test_run_has_its_settings_metrics_tags_and_files(client: MlflowClient) -> None:
