@@ -5,18 +5,21 @@
 
 import os
 import signal
+import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
 
 import psutil
 
 from l2c_ray.errors import LearningStoppedError
 
 GRACE_SECONDS = 2.0
+"""For an orderly stop."""
+
+_LAST_SECONDS = 0.5
+"""For what the stop asked for, when it has not come about."""
 
 Action = Callable[[], object]
 
@@ -43,30 +46,36 @@ class Stopping:
         if self.requested:
             raise self.error
 
-    def on_signal(self, signum: int, frame: FrameType | None) -> None:
-        """Only starts a thread, since a handler may have interrupted anything, Ray in the middle of a call too."""
-        if not self.requested:
-            self.requested = True
-            threading.Thread(target=self._see_to_it, name="stopping", daemon=True).start()
+    def watch(self, signals: socket.socket) -> None:
+        """Sees to the stop when SIGTERM is among the signals' numbers that arrive, until no more can."""
+        with signals:
+            while arrived := signals.recv(64):
+                if signal.SIGTERM in arrived and not self.requested:
+                    self.requested = True
+                    self._see_to_it()
 
     def end(self) -> None:
         """The stop has come about, or nobody wished for it."""
         self._over.set()
 
     def _see_to_it(self) -> None:
-        deadline = time.monotonic() + GRACE_SECONDS
-        for action in self._asks:
-            # Ray or MLflow may be what is broken; that must not keep the process from ending.
-            with suppress(Exception):
-                action()
-        if self._over.wait(max(0.0, deadline - time.monotonic())):
+        asking = threading.Thread(target=self._ask, name="stopping-asks", daemon=True)
+        asking.start()
+        if self._over.wait(GRACE_SECONDS):
             return
         print(f"error: {self.error}", file=sys.stderr, flush=True)
+        asking.join(_LAST_SECONDS)
         # Those of a private Ray. Some of them would outlive this process for long.
         for process in psutil.Process().children(recursive=True):
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         os._exit(self.error.exit_code)
+
+    def _ask(self) -> None:
+        for action in self._asks:
+            # Ray or MLflow may be what is broken; that must not keep the process from ending.
+            with suppress(Exception):
+                action()
 
 
 def stopped(name: str, kind: str = "run") -> LearningStoppedError:
@@ -76,11 +85,22 @@ def stopped(name: str, kind: str = "run") -> LearningStoppedError:
 
 @contextmanager
 def stops_on_sigterm(name: str, kind: str = "run") -> Iterator[Stopping]:
-    """While the context lasts, SIGTERM asks for a stop and ends the process if none comes in `GRACE_SECONDS`."""
+    """While the context lasts, SIGTERM asks for a stop and ends the process if none comes in `GRACE_SECONDS`.
+
+    A thread reads the signal from a socket. A handler would wait for the main thread, which Ray holds for a second at
+    a time, and of the three that would be one too many.
+    """
     stopping = Stopping(stopped(name, kind))
-    before = signal.signal(signal.SIGTERM, stopping.on_signal)
-    try:
-        yield stopping
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        stopping.end()
+    arriving, sending = socket.socketpair()
+    threading.Thread(target=stopping.watch, args=(arriving,), name="stopping", daemon=True).start()
+    with sending:
+        sending.setblocking(False)
+        written_before = signal.set_wakeup_fd(sending.fileno(), warn_on_full_buffer=False)
+        # Without a handler of Python's own nothing would be written.
+        handled_before = signal.signal(signal.SIGTERM, lambda _signal, _frame: None)
+        try:
+            yield stopping
+        finally:
+            signal.signal(signal.SIGTERM, handled_before)
+            signal.set_wakeup_fd(written_before)
+            stopping.end()
