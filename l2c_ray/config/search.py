@@ -1,6 +1,7 @@
 """Settings of jobs/search.py and `l2c search`."""
 
 import copy
+import math
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -30,6 +31,16 @@ def _shares_of_one_or_whole(gpus: float) -> float:
     if 0 < gpus < 0.01 or (gpus > 1 and not gpus.is_integer()):
         raise ValueError("takes a share of one GPU, from 0.01 on, or a whole number of them")
     return gpus
+
+
+def _number(given: Any) -> int | float:
+    """Whole or not. By pydantic's own check of either, what is neither would be called no whole number."""
+    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
+        raise ValueError("takes a finite number")
+    return given
+
+
+_Number = Annotated[int | float, BeforeValidator(_number)]
 
 
 class StudySection(Section):
@@ -82,10 +93,10 @@ class ObjectiveSection(Section):
 class RangeSection(Section):
     """The values of one setting: numbers from `low` to `high`, whole ones if both are, or one of `choices`."""
 
-    low: int | float | None = None
-    high: int | float | None = None
+    low: _Number | None = None
+    high: _Number | None = None
     log: bool = False
-    step: int | float | None = None
+    step: _Number | None = None
     choices: Annotated[tuple[_Value, ...], Field(strict=False, min_length=1)] | None = None
 
     @property

@@ -1,5 +1,6 @@
 """What a search config takes, what it refuses, and the space it makes."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,12 @@ BUDGET = {**LEARN, "router": {"budget": 0.5}}
         ({"space": {"training.batch_size": {"low": 2, "high": 8, "choices": [2]}}}, "space.training.batch_size"),
         ({"space": {"training.batch_size": {"low": 2, "hihg": 8}}}, "space.training.batch_size.hihg"),
         ({"space": {"training.learning_rate": {"low": 0.0, "high": 1.0, "log": True}}}, "space.training.learning_rate"),
+        ({"space": {"training.learning_rate": {"low": "a", "high": 1.0}}}, "space.training.learning_rate.low"),
+        ({"space": {"training.learning_rate": {"low": 0.1, "high": math.inf}}}, "space.training.learning_rate.high"),
+        (
+            {"space": {"training.learning_rate": {"low": 0.1, "high": 1.0, "step": math.nan}}},
+            "space.training.learning_rate.step",
+        ),
         ({"learn": {**LEARN, "training": {"iterations": 0}}}, "learn.training.iterations"),
         ({"learn": {**LEARN, "trainer": {}}}, "learn.trainer"),
         ({"objective": {"max_mse": 1e-3, "max_cost": 0.5}}, "objective"),
