@@ -105,6 +105,8 @@ def learn(
         # At once: when the job has ended of itself before it was to stop, that is noted afterwards.
         stopping.ask_by(lambda: run.end("KILLED"))
         with ending(run):
+            # Whoever asked while the run was being opened asked nobody.
+            stopping.check()
             # The parameters of an MLflow run are those of its first session and cannot change.
             run.log_file(f"config-from-{done}.json", config.model_dump_json(by_alias=True, indent=1).encode())
             on_start(Started(name, run.id, config.training.iterations))

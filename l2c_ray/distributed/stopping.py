@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import NoReturn
 
 import psutil
 
@@ -19,7 +20,7 @@ GRACE_SECONDS = 2.0
 """For an orderly stop."""
 
 _LAST_SECONDS = 0.5
-"""For what the stop asked for, when it has not come about."""
+"""For the actions still under way after that."""
 
 Action = Callable[[], object]
 
@@ -32,9 +33,10 @@ class Stopping:
         self.error = error
         self._asks: list[Action] = []
         self._over = threading.Event()
+        self._ending = threading.Lock()
 
     def ask_by(self, action: Action) -> None:
-        """Done as soon as a stop is wished for: to tell the workers, and to mark what will not come to its end."""
+        """Done if a stop is wished for after this: to tell the workers, and to mark what will not come to its end."""
         self._asks.append(action)
 
     def check(self) -> None:
@@ -50,20 +52,27 @@ class Stopping:
         """Sees to the stop when SIGTERM is among the signals' numbers that arrive, until no more can."""
         with signals:
             while arrived := signals.recv(64):
-                if signal.SIGTERM in arrived and not self.requested:
+                if signal.SIGTERM in arrived and not self.requested and not self._over.is_set():
                     self.requested = True
                     self._see_to_it()
 
     def end(self) -> None:
-        """The stop has come about, or nobody wished for it."""
-        self._over.set()
+        """The stop has come about, or nobody wished for it. Does not return where the process is being ended."""
+        with self._ending:
+            self._over.set()
 
     def _see_to_it(self) -> None:
         asking = threading.Thread(target=self._ask, name="stopping-asks", daemon=True)
         asking.start()
-        if self._over.wait(GRACE_SECONDS):
-            return
-        print(f"error: {self.error}", file=sys.stderr, flush=True)
+        self._over.wait(GRACE_SECONDS)
+        with self._ending:
+            if not self._over.is_set():
+                self._end_process(asking)
+
+    def _end_process(self, asking: threading.Thread) -> NoReturn:
+        # Who read it may be gone.
+        with suppress(OSError):
+            print(f"error: {self.error}", file=sys.stderr, flush=True)
         asking.join(_LAST_SECONDS)
         # Those of a private Ray. Some of them would outlive this process for long.
         for process in psutil.Process().children(recursive=True):
@@ -101,6 +110,6 @@ def stops_on_sigterm(name: str, kind: str = "run") -> Iterator[Stopping]:
         try:
             yield stopping
         finally:
-            signal.signal(signal.SIGTERM, handled_before)
-            signal.set_wakeup_fd(written_before)
             stopping.end()
+            signal.set_wakeup_fd(written_before)
+            signal.signal(signal.SIGTERM, handled_before)
