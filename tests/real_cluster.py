@@ -19,6 +19,9 @@ from l2c_ray.distributed.local_head import LocalHead
 
 T = TypeVar("T")
 
+PATIENCE = 900
+"""Seconds after which what a test waits for is given up: far more than it takes on a slow and busy machine."""
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 DIGITS = REPOSITORY / "jobs" / "configs" / "digits.toml"
 
@@ -70,7 +73,7 @@ class Cluster:
             cwd=self.home,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=PATIENCE,
         )
 
     def learn(self, *overrides: str, config: Path = DIGITS, small: tuple[str, ...] = SMALL) -> dict[str, Any]:
@@ -91,9 +94,9 @@ class Cluster:
         assert new
         return new
 
-    def wait_for_job(self, job: str, timeout: float = 240) -> tuple[JobStatus, str]:
+    def wait_for_job(self, job: str) -> tuple[JobStatus, str]:
         """The job's end and its log."""
-        wait_until(lambda: self.jobs.get_job_status(job).is_terminal(), timeout)
+        wait_until(lambda: self.jobs.get_job_status(job).is_terminal())
         return self.jobs.get_job_status(job), self.jobs.get_job_logs(job)
 
     def train_workers(self) -> list[psutil.Process]:
@@ -132,7 +135,7 @@ def set_options(*overrides: str) -> list[str]:
     return [part for override in overrides for part in ("--set", override)]
 
 
-def wait_until(holds: Callable[[], T], timeout: float) -> T:
+def wait_until(holds: Callable[[], T], timeout: float = PATIENCE) -> T:
     """The first answer that counts as true."""
     deadline = time.monotonic() + timeout
     while not (answer := holds()):

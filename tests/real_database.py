@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from free_ports import free_port
 from psycopg import sql
-from real_cluster import wait_until
+from real_cluster import PATIENCE, wait_until
 
 USER = "l2c"
 PASSWORD = secrets.token_hex(8)
@@ -46,13 +46,13 @@ class Database:
         settings = ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "max_connections=50"]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen([*command, *settings], stdout=log, stderr=log, user=_owner())
-        wait_until(self._answers, timeout=60)
+        wait_until(self._answers)
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> None:
         """By default a fast shutdown, which ends every connection."""
         if self._process:
             self._process.send_signal(number)
-            self._process.wait(timeout=60)
+            self._process.wait(timeout=PATIENCE)
             self._process = None
 
     @property

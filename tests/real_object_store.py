@@ -114,7 +114,7 @@ class ObjectServer:
             yield
         finally:
             self.proxy = self.start_proxy()
-            wait_until(lambda: _has_bucket(self), timeout=60)
+            wait_until(lambda: _has_bucket(self))
 
     @contextmanager
     def silent(self) -> Iterator[None]:
@@ -143,7 +143,7 @@ def running_object_server(folder: Path, deaf: bool = False) -> Iterator[ObjectSe
         start = partial(_start, folder, "proxy", port, _PROXY.format(deaf="deaf" if deaf else "", secret=secret))
         server = ObjectServer(port, secret, folder / "devices" / "disk" / "objects", start(), start)
         stack.callback(lambda: _kill(server.proxy))
-        wait_until(lambda: _has_bucket(server), timeout=60)
+        wait_until(lambda: _has_bucket(server))
         yield server
 
 

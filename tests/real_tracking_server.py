@@ -53,7 +53,7 @@ def running_tracking_server(
         return _healthy(address)
 
     try:
-        wait_until(answers, timeout=120)
+        wait_until(answers)
         yield TrackingServer(address, process.pid)
     finally:
         # Its pid stays its own, dead or alive, until it is waited for.

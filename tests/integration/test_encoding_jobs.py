@@ -127,10 +127,10 @@ def test_lost_encoder_and_killed_command_are_gone_on_with(cluster: Cluster, conf
         return len(list(folder.glob("latents-*")))
 
     with subprocess.Popen(command, cwd=cluster.home, env=cluster.environment(), stderr=subprocess.PIPE) as process:
-        wait_until(lambda: shards() > 0, timeout=120)
+        wait_until(lambda: shards() > 0)
         cluster.processes("_Encoder")[0].kill()
         before = shards()
-        wait_until(lambda: shards() > before + 2 or process.poll() is not None, timeout=120)
+        wait_until(lambda: shards() > before + 2 or process.poll() is not None)
         process.kill()
     made = shards()
     assert 2 < made < 120

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from random_inception import write_random_inception
-from real_cluster import Cluster, set_options, wait_until
+from real_cluster import PATIENCE, Cluster, set_options, wait_until
 from real_object_store import BUCKET, ObjectServer, running_object_server
 
 from l2c_ray.errors import StorageError
@@ -120,8 +120,8 @@ def test_worker_that_is_lost_is_replaced_and_its_shard_made_again(cluster: Clust
     options = set_options(f"images.storage={folder}", "images.count=120", "images.shard_size=10", "sampler.steps=20")
     command = ["l2c", "imagenet", "generate", str(config), *options]
     with subprocess.Popen(command, cwd=cluster.home, env=cluster.environment(), stderr=subprocess.PIPE) as process:
-        wait_until(lambda: (folder / shard_name(0)).exists(), timeout=120)
+        wait_until(lambda: (folder / shard_name(0)).exists())
         cluster.processes("::_Worker")[0].kill()
-        _, errors = process.communicate(timeout=240)
+        _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors.decode()
     assert ImageShards(open_store(str(folder))).images == 120

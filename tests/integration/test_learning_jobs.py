@@ -47,7 +47,7 @@ def test_stopped_job_leaves_a_checkpoint_and_the_bare_entrypoint_goes_on_with_it
     # How long a run goes on may change from one session to the next.
     shorter = [*options, *set_options("training.iterations=120")]
     job = cluster.submit("python", "jobs/learn.py", "--config", "jobs/configs/digits.toml", *options)
-    wait_until(lambda: "learning 2" in cluster.jobs.get_job_logs(job), timeout=120)
+    wait_until(lambda: "learning 2" in cluster.jobs.get_job_logs(job))
     assert not cluster.checkpoints("job-stopped")
     cluster.jobs.stop_job(job)
     status, _ = cluster.wait_for_job(job)
@@ -70,7 +70,7 @@ def test_job_stopped_as_soon_as_its_run_is_there_is_marked_as_killed(cluster: Cl
     # So many that a busy machine does not come to their end before the stop.
     options = _small("job-early", "training.iterations=4000")
     job = cluster.submit("python", "jobs/learn.py", "--config", "jobs/configs/digits.toml", *options)
-    wait_until(lambda: "MLflow run" in cluster.jobs.get_job_logs(job), timeout=120)
+    wait_until(lambda: "MLflow run" in cluster.jobs.get_job_logs(job))
     cluster.jobs.stop_job(job)
     status, log = cluster.wait_for_job(job)
     assert status == JobStatus.STOPPED
@@ -81,9 +81,9 @@ def test_job_stopped_as_soon_as_its_run_is_there_is_marked_as_killed(cluster: Cl
 def test_lost_sampling_worker_is_replaced(cluster: Cluster) -> None:
     few = ("training.iterations=2", "evaluation.images=32")
     job = cluster.submit("python", "jobs/learn.py", "--config", "jobs/configs/digits.toml", *_small("lost", *few))
-    (lost,) = wait_until(lambda: _sampling(cluster), timeout=120)
+    (lost,) = wait_until(lambda: _sampling(cluster))
     lost.send_signal(signal.SIGKILL)
-    wait_until(lambda: set(_sampling(cluster)) - {lost}, timeout=60)
+    wait_until(lambda: set(_sampling(cluster)) - {lost})
     status, log = cluster.wait_for_job(job)
     assert status == JobStatus.SUCCEEDED, log
     assert cluster.mlflow_run("lost").info.status == "FINISHED"
@@ -93,12 +93,12 @@ def test_lost_sampling_worker_is_replaced(cluster: Cluster) -> None:
 def test_killed_worker_does_not_change_the_schedule(cluster: Cluster) -> None:
     options = _small("disturbed", *TWO_WORKERS)
     job = cluster.submit("python", "jobs/learn.py", "--config", "jobs/configs/digits.toml", *options)
-    wait_until(lambda: len(cluster.checkpoints("disturbed")) > 0, timeout=120)
+    wait_until(lambda: len(cluster.checkpoints("disturbed")) > 0)
     workers = cluster.train_workers()
     assert len(workers) == 2
     workers[1].send_signal(signal.SIGKILL)
     # Nobody but Ray Train starts others in place of both.
-    wait_until(lambda: len(set(cluster.train_workers()) - set(workers)) == 2, timeout=60)
+    wait_until(lambda: len(set(cluster.train_workers()) - set(workers)) == 2)
     status, log = cluster.wait_for_job(job)
     assert status == JobStatus.SUCCEEDED, log
     undisturbed, disturbed = (_schedule(cluster, name) for name in ("undisturbed", "disturbed"))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from real_cluster import REPOSITORY, Cluster, named
+from real_cluster import PATIENCE, REPOSITORY, Cluster, named
 
 from l2c_ray.distributed import local_head
 
@@ -69,7 +69,7 @@ def test_shell_that_sources_the_exports_reaches_the_head(cluster: Cluster) -> No
         cwd=cluster.home,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -91,6 +91,6 @@ def quickstart(action: str, **variables: str) -> subprocess.CompletedProcess[str
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=PATIENCE,
         check=False,
     )

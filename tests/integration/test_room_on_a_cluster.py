@@ -69,7 +69,7 @@ def test_workers_that_fit_find_room_and_the_check_for_it_holds_none(workers: int
     cluster.require(wanted(workers, cpus))
     # What the test before gave back may take Ray a moment.
     cluster.wait_for_room(wanted(workers, cpus, wait_seconds=30))
-    wait_until(lambda: ray.available_resources().get("CPU") == 4, timeout=30)
+    wait_until(lambda: ray.available_resources().get("CPU") == 4)
 
 
 def test_worker_larger_than_every_node_is_refused_though_the_cluster_has_as_much() -> None:

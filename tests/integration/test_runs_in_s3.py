@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from real_cluster import DIGITS, SMALL, Cluster, set_options, wait_until
+from real_cluster import DIGITS, PATIENCE, SMALL, Cluster, set_options, wait_until
 from real_object_store import BUCKET, ObjectServer, running_object_server
 
 from l2c_ray.distributed import local_head
@@ -35,13 +35,13 @@ def test_run_in_s3_is_gone_on_with_after_a_kill_a_stop_and_a_server_that_dies(
     cluster: Cluster, server: ObjectServer, store: ObjectStore, tmp_path: Path
 ) -> None:
     with learning(cluster, server, tmp_path / "killed") as killed:
-        wait_until(lambda: len(checkpoints(store)) > 1, timeout=120)
+        wait_until(lambda: len(checkpoints(store)) > 1)
         killed.kill()
 
     with learning(cluster, server, tmp_path / "stopped", "training.checkpoint_every=1000") as stopped:
-        wait_until(lambda: bool(iterations(tmp_path / "stopped")), timeout=120)
+        wait_until(lambda: bool(iterations(tmp_path / "stopped")))
         stopped.send_signal(signal.SIGTERM)
-        assert stopped.wait(timeout=30) == 1
+        assert stopped.wait(timeout=PATIENCE) == 1
     assert "was stopped; go on with --set run.name=in-s3" in (tmp_path / "stopped").read_text()
     assert iterations(tmp_path / "stopped")[0] > 10
     assert cluster.mlflow_run(NAME).info.status == "KILLED"
@@ -49,11 +49,11 @@ def test_run_in_s3_is_gone_on_with_after_a_kill_a_stop_and_a_server_that_dies(
     done = iterations(tmp_path / "stopped")[-1]
     few = (f"training.iterations={done + 100}", "training.checkpoint_every=20")
     with learning(cluster, server, tmp_path / "finished", *few) as finished:
-        wait_until(lambda: bool(iterations(tmp_path / "finished")), timeout=120)
+        wait_until(lambda: bool(iterations(tmp_path / "finished")))
         with server.away():
             time.sleep(3)
             assert finished.poll() is None
-        assert finished.wait(timeout=200) == 0, (tmp_path / "finished").read_text()
+        assert finished.wait(timeout=PATIENCE) == 0, (tmp_path / "finished").read_text()
     assert iterations(tmp_path / "finished")[0] >= done
     assert cluster.mlflow_run(NAME).info.status == "FINISHED"
     assert f"{NAME}/settings.json" in store.names()
@@ -66,9 +66,9 @@ def test_server_that_stays_away_ends_the_run_which_goes_on_when_it_is_back(
 ) -> None:
     once = ("run.name='cut-off'", "cluster.max_failures=0")
     with learning(cluster, server, tmp_path / "cut", *once) as cut:
-        wait_until(lambda: len(checkpoints(store, "cut-off")) > 1, timeout=120)
+        wait_until(lambda: len(checkpoints(store, "cut-off")) > 1)
         with server.away():
-            assert cut.wait(timeout=240) == 1
+            assert cut.wait(timeout=PATIENCE) == 1
     last = (tmp_path / "cut").read_text().strip().splitlines()[-1]
     assert last.startswith("error: run cut-off: failed on a worker (")
     assert "does not answer" in last
@@ -76,7 +76,7 @@ def test_server_that_stays_away_ends_the_run_which_goes_on_when_it_is_back(
 
     few = ("training.iterations=200", "training.checkpoint_every=100")
     with learning(cluster, server, tmp_path / "again", *once, *few) as again:
-        assert again.wait(timeout=200) == 0, (tmp_path / "again").read_text()
+        assert again.wait(timeout=PATIENCE) == 0, (tmp_path / "again").read_text()
     assert iterations(tmp_path / "again")[0] > 10
 
 

@@ -15,7 +15,7 @@ from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 from ray.job_submission import JobStatus
-from real_cluster import REPOSITORY, Cluster, set_options, wait_until
+from real_cluster import PATIENCE, REPOSITORY, Cluster, set_options, wait_until
 from real_database import running_database
 from real_object_store import BUCKET, running_object_server
 from real_tracking_server import running_tracking_server
@@ -88,18 +88,18 @@ def test_killed_worker_and_killed_job_cost_no_trial_and_double_none(cluster: Clu
     entrypoint = ["python", "jobs/search.py", "--config", str(SEARCH.relative_to(REPOSITORY))]
     options = set_options(*TINY, *SLOWER, "study.name='killed'")
     job = cluster.submit(*entrypoint, *options)
-    wait_until(lambda: checkpoints(cluster, "killed") >= 2, timeout=240)
+    wait_until(lambda: checkpoints(cluster, "killed") >= 2)
     running_trials(cluster)[0].kill()
-    wait_until(lambda: any("retry_of" in trial.user_attrs for trial in journal(cluster, "killed")), timeout=60)
-    wait_until(lambda: finished(journal(cluster, "killed")) >= 1, timeout=120)
-    wait_until(lambda: len(running_trials(cluster)) == 2, timeout=60)
+    wait_until(lambda: any("retry_of" in trial.user_attrs for trial in journal(cluster, "killed")))
+    wait_until(lambda: finished(journal(cluster, "killed")) >= 1)
+    wait_until(lambda: len(running_trials(cluster)) == 2)
     for process in (*drivers("killed"), *running_trials(cluster)):
         with suppress(psutil.NoSuchProcess):
             process.kill()
     assert cluster.wait_for_job(job)[0] == JobStatus.FAILED
     left = [trial.number for trial in journal(cluster, "killed") if trial.state.name == "RUNNING"]
     assert left
-    status, log = cluster.wait_for_job(cluster.submit(*entrypoint, *options), timeout=480)
+    status, log = cluster.wait_for_job(cluster.submit(*entrypoint, *options))
     assert status == JobStatus.SUCCEEDED, log
     trials = journal(cluster, "killed")
     assert_each_but_once(trials, 4)
@@ -142,10 +142,10 @@ def test_two_drivers_share_a_database_that_is_restarted_under_them(cluster: Clus
             searching(cluster, logs[0], *options, **variables) as first,
             searching(cluster, logs[1], *options, **variables) as second,
         ):
-            wait_until(lambda: finished(trials()) >= 1, timeout=480)
+            wait_until(lambda: finished(trials()) >= 1)
             database.stop()
             database.start()
-            ends = (first.wait(timeout=480), second.wait(timeout=480))
+            ends = (first.wait(timeout=PATIENCE), second.wait(timeout=PATIENCE))
         assert ends == (0, 0), "".join(log.read_text() for log in logs)
         assert_each_but_once(trials(), 4)
         assert len({trial.user_attrs["driver"] for trial in trials()}) == 2
@@ -169,9 +169,9 @@ def test_storage_that_stays_away_ends_the_search_and_costs_no_trial(cluster: Clu
         variables = {"L2C_STORAGE": f"s3://{BUCKET}/runs", **objects.environment()}
         store = open_store(f"s3://{BUCKET}/runs", objects.environment())
         with searching(cluster, tmp_path / "log", *options, **variables) as driver:
-            wait_until(lambda: any(name.endswith("state.safetensors") for name in store.names()), timeout=240)
+            wait_until(lambda: any(name.endswith("state.safetensors") for name in store.names()))
             with objects.away():
-                assert driver.wait(timeout=300) == 1
+                assert driver.wait(timeout=PATIENCE) == 1
         assert "S3 does not answer" in (tmp_path / "log").read_text().strip().splitlines()[-1]
         done = cluster.l2c("search", str(SEARCH), *options, **variables)
         assert done.returncode == 0, done.stderr
@@ -204,11 +204,11 @@ def test_short_outage_of_the_storage_is_waited_out_and_results_wait_for_the_trac
         with running_tracking_server(tmp_path) as server:
             there = variables | {"MLFLOW_TRACKING_URI": server.address}
             with searching(cluster, tmp_path / "log", *options, **there) as driver:
-                wait_until(lambda: any(name.endswith("state.safetensors") for name in store.names()), timeout=240)
+                wait_until(lambda: any(name.endswith("state.safetensors") for name in store.names()))
                 with objects.away():
                     time.sleep(20)
                 server.signal(signal.SIGKILL)
-                assert driver.wait(timeout=300) == 1
+                assert driver.wait(timeout=PATIENCE) == 1
         last = (tmp_path / "log").read_text().strip().splitlines()[-1]
         assert last.startswith(f"error: {server.address}")
         assert "l2c registry push" in last

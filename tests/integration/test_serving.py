@@ -41,7 +41,7 @@ def service(cluster: Cluster) -> Iterator[httpx.Client]:
     deploy = ["serve", "deploy", "--address", cluster.head.dashboard_url, str(config)]
     subprocess.run(deploy, env=cluster.environment(), check=True, capture_output=True)
     with httpx.Client(base_url=cluster.head.serve_url, timeout=60) as client:
-        wait_until(lambda: _ready(client), timeout=120)
+        wait_until(lambda: _ready(client))
         yield client
 
 
