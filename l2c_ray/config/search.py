@@ -1,7 +1,6 @@
 """Settings of jobs/search.py and `l2c search`."""
 
 import copy
-import math
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -35,8 +34,9 @@ def _shares_of_one_or_whole(gpus: float) -> float:
 
 def _number(given: Any) -> int | float:
     """Whole or not. By pydantic's own check of either, what is neither would be called no whole number."""
-    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
-        raise ValueError("takes a finite number")
+    # Beyond them the float that a study keeps of a whole number is another number.
+    if isinstance(given, bool) or not isinstance(given, int | float) or not abs(given) <= 2**53:
+        raise ValueError("takes a number from -2**53 to 2**53")
     return given
 
 

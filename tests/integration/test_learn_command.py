@@ -147,4 +147,4 @@ def test_private_ray_listens_on_loopback_only_and_leaves_no_process_behind(tmp_p
     assert "registered as digits-dit-ddim-20 version 1" in out
     assert {"raylet", "ray::RayTrainWorker"} <= {name.partition(".")[0] for name, _, _ in found}
     assert [place for place in found if place[1] not in LOOPBACK] == []
-    wait_until(lambda: not list(local_head.processes(identity)))
+    wait_until(lambda: not list(local_head.processes(identity)), timeout=10)

@@ -4,13 +4,14 @@ import base64
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 from lineages import add
 from mlflow import MlflowClient
+from real_cluster import wait_until
 from unit_factories import measured_schedule
 
 from l2c_ray.caching.pipeline import Pipeline, encode_png
@@ -34,13 +35,6 @@ def serving(refresh_seconds: float = OFTEN) -> Iterator[Engine]:
     config = {"model": "digits-dit", "steps": 4, "refresh_seconds": refresh_seconds}
     with closing(Engine(ServingConfig.parse(config, source="test"))) as engine:
         yield engine
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(OFTEN)
 
 
 def version_of(response: GenerationResponse) -> int:

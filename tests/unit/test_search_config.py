@@ -30,6 +30,7 @@ BUDGET = {**LEARN, "router": {"budget": 0.5}}
         ({"space": {"training.batch_size": {"low": 2}}}, "space.training.batch_size"),
         ({"space": {"training.batch_size": {"low": 2, "high": 8, "choices": [2]}}}, "space.training.batch_size"),
         ({"space": {"training.batch_size": {"low": 2, "hihg": 8}}}, "space.training.batch_size.hihg"),
+        ({"space": {"training.batch_size": {"low": 2, "high": 10**400}}}, "space.training.batch_size.high"),
         ({"space": {"training.learning_rate": {"low": 0.0, "high": 1.0, "log": True}}}, "space.training.learning_rate"),
         ({"space": {"training.learning_rate": {"low": "a", "high": 1.0}}}, "space.training.learning_rate.low"),
         ({"space": {"training.learning_rate": {"low": 0.1, "high": math.inf}}}, "space.training.learning_rate.high"),

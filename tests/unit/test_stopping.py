@@ -61,7 +61,7 @@ with stops_on_sigterm("mine") as stopping:
     while not stopping.requested:
         time.sleep(0.01)
     # Into the time that is left to the action.
-    time.sleep(GRACE_SECONDS + 0.2)
+    time.sleep(GRACE_SECONDS + 0.4)
 print("went on")
 """
 
