@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,9 @@ from typing import IO
 
 from l2c_ray.errors import StorageError
 from l2c_ray.storage.addresses import UNFINISHED
+
+MOST_TEXT_BYTES = 16 << 20
+"""Of a text file: a schedule of 1000 steps and 180 units with two coefficients each has half as many."""
 
 
 def home() -> Path:
@@ -132,32 +136,56 @@ def write_text(path: Path, content: str, mode: int = 0o666) -> Path:
     return write_bytes(path, content.encode(), mode)
 
 
-def read_text(path: Path) -> str:
-    """The file's text.
+def read_text(path: Path, most: int = MOST_TEXT_BYTES) -> str:
+    """The file's text, without the byte order mark that editors of Windows put before it.
 
     Raises:
-        StorageError: it is missing, unreadable or not UTF-8.
+        StorageError: it is missing, unreadable, larger than `most` bytes, no ordinary file, or not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise StorageError(str(path), f"cannot be read ({reason})", "check the path") from error
+        return read_bytes(path, most).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _unreadable(path, "it is not UTF-8 text") from error
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """The file's content.
+
+    Raises:
+        StorageError: it is missing, unreadable, larger than `most` bytes, or no ordinary file.
+    """
+    with opened(path) as file:
+        try:
+            content = file.read(most + 1)
+        except OSError as error:
+            raise _unreadable(path, str(error.strerror)) from error
+    if len(content) > most:
+        raise StorageError(str(path), f"has more than {most} bytes, too many to be what is read here", "check the path")
+    return content
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[BufferedReader]:
-    """The file, to read.
+    """The file, to read. Devices and pipes, which may have no end or never answer, are refused.
 
     Raises:
-        StorageError: it is missing or unreadable.
+        StorageError: it is missing, unreadable, or no ordinary file.
     """
     try:
-        file = path.open("rb")
-    except OSError as error:
-        raise StorageError(str(path), f"cannot be read ({error.strerror})", "check the path") from error
-    with file:
+        # Without O_NONBLOCK a pipe would wait for somebody to write into it.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        # ValueError: a null byte in the path.
+        raise _unreadable(path, error.strerror if isinstance(error, OSError) else str(error)) from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise _unreadable(path, "it is no ordinary file")
+    with os.fdopen(handle, "rb") as file:
         yield file
+
+
+def _unreadable(path: Path, reason: str | None) -> StorageError:
+    return StorageError(str(path), f"cannot be read ({reason})", "check the path")
 
 
 def _umask() -> int:

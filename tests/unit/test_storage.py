@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from l2c_ray.errors import CheckpointError, StorageError
-from l2c_ray.storage.files import home, make_writable, read_text, write_bytes, write_text
+from l2c_ray.storage.files import home, make_writable, read_bytes, read_text, write_bytes, write_text
 from l2c_ray.storage.tensors import read_tensors, write_tensors
 
 
@@ -23,6 +23,25 @@ def test_what_is_written_is_read_and_folders_are_made(tmp_path: Path) -> None:
     path = tmp_path / "some" / "where" / "a.txt"
     assert write_text(path, "Fréchet\n") == path
     assert read_text(path) == "Fréchet\n"
+
+
+def test_byte_order_mark_of_a_text_file_is_not_part_of_the_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbftext")
+    assert read_text(path) == "text"
+
+
+def test_only_ordinary_files_up_to_a_size_are_read(tmp_path: Path) -> None:
+    pipe, large = tmp_path / "pipe", tmp_path / "large"
+    os.mkfifo(pipe)
+    large.write_bytes(b"12345")
+    for path in (pipe, Path("/dev/zero"), tmp_path):
+        with pytest.raises(StorageError, match="no ordinary file") as caught:
+            read_text(path)
+        assert caught.value.subject == str(path)
+    assert read_bytes(large, most=5) == b"12345"
+    with pytest.raises(StorageError, match="more than 4 bytes"):
+        read_bytes(large, most=4)
 
 
 def test_writing_replaces_the_file_and_leaves_nothing_else(tmp_path: Path) -> None:

@@ -1,0 +1,33 @@
+"""Files that somebody has damaged or built to do harm, for every reader of bytes from outside."""
+
+import os
+
+from hypothesis import settings
+from hypothesis import strategies as st
+
+fuzzed = settings(max_examples=int(os.environ.get("L2C_FUZZ_EXAMPLES", "100")))
+"""How many inputs a test of a reader tries; they are the same in every run."""
+
+_ODD = (b"\x00", b"\xff", b"\xff" * 8, b"-1", b"9" * 400, b"[" * 2000, b'"', b"\n", b"\x1b[31m", b"\x00" * 512)
+"""What readers stumble over: ends of strings, numbers that are too large, depth, control characters, empty blocks."""
+
+
+@st.composite
+def mutated(draw: st.DrawFn, content: bytes) -> bytes:
+    """The content with up to four changes: bytes altered, cut out, written twice, put in, or the end cut off."""
+    data = bytearray(content)
+    for _ in range(draw(st.integers(1, 4))):
+        start = draw(st.integers(0, max(0, len(data) - 1)))
+        end = min(len(data), start + draw(st.integers(1, 64)))
+        match draw(st.sampled_from(("flip", "cut", "double", "insert", "truncate"))):
+            case "flip":
+                data[start:end] = bytes(byte ^ draw(st.integers(1, 255)) for byte in data[start:end])
+            case "cut":
+                del data[start:end]
+            case "double":
+                data[start:start] = data[start:end]
+            case "insert":
+                data[start:start] = draw(st.sampled_from(_ODD))
+            case "truncate":
+                del data[start:]
+    return bytes(data)
