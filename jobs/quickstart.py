@@ -1,6 +1,8 @@
 #!/usr/bin/env python
 """The whole product on one machine: a Ray head, a learned schedule, an endpoint that runs by it, pictures of all."""
 
+from __future__ import annotations
+
 import argparse
 import base64
 import io
@@ -11,26 +13,21 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-
-import numpy as np
-import requests
-import torch
-from PIL import Image
-from torch import Tensor
 
 from l2c_ray.cli.main import errors_as_exit_codes
 from l2c_ray.cli.output import console
 from l2c_ray.distributed import local_head
 from l2c_ray.distributed.local_head import LocalHead
-from l2c_ray.distributed.measuring import FRONTIER_FILE
 from l2c_ray.errors import UnreachableError
-from l2c_ray.evaluation.plots import plot_images
 from l2c_ray.registry import tracking
 from l2c_ray.registry.registration import HEATMAP_FILE
 from l2c_ray.registry.versions import get_version
 from l2c_ray.storage.files import home, read_text, write_bytes, write_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LEARN = ("python", "jobs/learn.py", "--config", "jobs/configs/digits.toml")
@@ -104,6 +101,8 @@ def run(*command: str) -> int:
 
 def wait_for_models(head: LocalHead) -> list[dict[str, Any]]:
     """The endpoint's models (the scheduled one first), once it answers."""
+    import requests
+
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
         try:
@@ -118,6 +117,9 @@ def wait_for_models(head: LocalHead) -> list[dict[str, Any]]:
 
 def draw(head: LocalHead, scheduled: dict[str, Any], full: dict[str, Any]) -> list[Path]:
     """Writes the grid of digits, the router's heatmap and the frontier."""
+    from l2c_ray.distributed.measuring import FRONTIER_FILE
+    from l2c_ray.evaluation.plots import plot_images
+
     schedule = scheduled["schedule"]
     title = f"{schedule['name']} version {schedule['version']}: {schedule['compute_share']:.0%} of the compute"
     grid = plot_images(
@@ -138,6 +140,11 @@ def ask_for_digits(head: LocalHead, model: str) -> Tensor:
     Raises:
         UnreachableError: the endpoint does not answer, or with an error.
     """
+    import numpy as np
+    import requests
+    import torch
+    from PIL import Image
+
     route = f"{head.serve_url}/v1/images/generations"
     images = []
     for label in range(10):

@@ -4,10 +4,12 @@
 import argparse
 
 from l2c_ray.cli.main import errors_as_exit_codes
-from l2c_ray.evaluation.classifier import WEIGHTS
-from l2c_ray.evaluation.classifier_training import train_and_write
 
 if __name__ == "__main__":
     argparse.ArgumentParser(description=__doc__).parse_args()
+
+    from l2c_ray.evaluation.classifier import WEIGHTS
+    from l2c_ray.evaluation.classifier_training import train_and_write
+
     with errors_as_exit_codes():
         print(train_and_write(WEIGHTS.parent))

@@ -4,17 +4,21 @@ Their decisions depend on the input, and are made for the request's batch as a w
 what they cost is known only afterwards.
 """
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from l2c_ray.config.base import Section
-from l2c_ray.models.base import Branch, Unit
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from l2c_ray.models.base import Branch, Unit
 
 
 class Threshold(Section):
@@ -113,6 +117,8 @@ def relative_change(values: Sequence[Tensor], reference: Sequence[Tensor]) -> Te
 
     Where both are zero it is not a number, which is below no threshold.
     """
+    import torch
+
     distances = [(value - other).abs().sum() for value, other in zip(values, reference, strict=True)]
     return torch.stack(distances).sum() / torch.stack([other.abs().sum() for other in reference]).sum()
 

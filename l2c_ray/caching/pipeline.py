@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from l2c_ray.caching.executor import ScheduleExecutor
@@ -92,6 +91,8 @@ def to_pixels(images: Tensor) -> Tensor:
 
 def encode_png(image: Tensor) -> bytes:
     """A grey image [1, height, width] in [-1, 1] as a PNG file."""
+    from PIL import Image
+
     buffer = io.BytesIO()
     Image.fromarray(to_pixels(image)[0].numpy()).save(buffer, format="PNG")
     return buffer.getvalue()

@@ -1,23 +1,24 @@
 """Times a schedule against the full run in this process and tells what comes of it."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 import typer
 from rich.table import Table
 
-from l2c_ray.caching.pipeline import Pipeline
-from l2c_ray.caching.profiling import device_name
 from l2c_ray.cli.inputs import Weights
 from l2c_ray.cli.output import console, progress_display
-from l2c_ray.evaluation.cost import require_fit
-from l2c_ray.evaluation.timing import Timing, time_in_turn
 from l2c_ray.models import zoo
 from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Schedule
 from l2c_ray.storage.files import read_text
+
+if TYPE_CHECKING:
+    from l2c_ray.caching.pipeline import Pipeline
+    from l2c_ray.evaluation.timing import Timing
 
 
 def bench_and_report(
@@ -30,8 +31,13 @@ def bench_and_report(
     as_json: bool,
 ) -> None:
     """Times full and cached sampling in turn, then prints both beside what the schedule promises."""
-    weights.require_possible()
+    weights.require_possible(name)
     schedule = Schedule.from_json(read_text(schedule_file), source=str(schedule_file))
+
+    import torch
+
+    from l2c_ray.evaluation.timing import time_in_turn
+
     pipeline = _pipeline_of(schedule, name, weights)
     if threads is not None:
         torch.set_num_threads(threads)
@@ -46,6 +52,9 @@ def bench_and_report(
 
 def _pipeline_of(schedule: Schedule, name: str, weights: Weights) -> Pipeline:
     """The model under the schedule's own sampler, steps and guidance."""
+    from l2c_ray.caching.pipeline import Pipeline
+    from l2c_ray.evaluation.cost import require_fit
+
     if schedule.model.name != name:
         # Before any weights are made or read, which takes a while.
         schedule.require(zoo.skeleton(name).identity(), schedule.sampler)
@@ -57,6 +66,10 @@ def _pipeline_of(schedule: Schedule, name: str, weights: Weights) -> Pipeline:
 
 
 def _setting(pipeline: Pipeline, weights: Weights, batch_size: int) -> dict[str, Any]:
+    import torch
+
+    from l2c_ray.caching.profiling import device_name
+
     return {
         "sampler": pipeline.solver.name,
         "steps": pipeline.solver.steps,

@@ -1,27 +1,42 @@
 """Runs the frontier protocol in this process and tells what comes of it."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from l2c_ray.caching.pipeline import Pipeline
-from l2c_ray.cli.inputs import find_schedule
+from l2c_ray.cli.inputs import find_schedule, read_schedule
 from l2c_ray.cli.output import console, frontier_table, measuring_display, notes
-from l2c_ray.data import digits
 from l2c_ray.errors import StorageError
-from l2c_ray.evaluation.candidates import NamedSettings, chosen_rules, every_rule, frontier_candidates
-from l2c_ray.evaluation.frontier import FIRST_SEED, PROTOCOL, Measurement, Sampler, measure
-from l2c_ray.evaluation.plots import plot_frontier, plot_frontier_over_time, plot_schedule
-from l2c_ray.evaluation.shipped import shipped_schedules
-from l2c_ray.schedule import Schedule
+from l2c_ray.policies.rules import chosen_rules, every_rule
 from l2c_ray.storage.files import make_writable, write_bytes, write_text
+
+if TYPE_CHECKING:
+    from l2c_ray.caching.pipeline import Pipeline
+    from l2c_ray.evaluation.frontier import Measurement
+    from l2c_ray.policies.rules import NamedSettings
+    from l2c_ray.schedule import Schedule
 
 _LEAST_CHUNK, _MOST_CHUNK = 8, 64
 _CHUNKS = 8
 """Wanted of each candidate, where there are images enough: the median of their times bears a machine that is busy."""
+
+
+def require_comparable(policies: Sequence[str], schedules: Sequence[str], out: Path | None) -> None:
+    """Refuses what can be seen to be wrong before a model is loaded.
+
+    Raises:
+        ConfigError, StorageError, ScheduleError: names the rule, file or folder.
+    """
+    chosen_rules(policies)
+    for name in _in_folders(schedules):
+        read_schedule(name)
+    if out:
+        make_writable(out)
 
 
 def compare_and_report(
@@ -40,11 +55,13 @@ def compare_and_report(
         schedules: files, folders and aliases; the schedules that ship in the package where there are none.
         first_seed: of the first image; the frontier protocol's unless given.
     """
+    from l2c_ray.evaluation.frontier import FIRST_SEED
+    from l2c_ray.evaluation.plots import plot_frontier, plot_frontier_over_time, plot_schedule
+    from l2c_ray.evaluation.shipped import shipped_schedules
+
     first_seed = FIRST_SEED if first_seed is None else first_seed
     rules = chosen_rules(policies or every_rule())
     chosen = _find_all(schedules, pipeline) if schedules else shipped_schedules(pipeline)
-    if out:
-        make_writable(out)
     measurements = _measure(pipeline, chosen, rules, images, first_seed)
     report = json.dumps(_as_dict(pipeline, images, first_seed, measurements), indent=1)
     if as_json:
@@ -64,8 +81,12 @@ def compare_and_report(
 
 def _find_all(given: Sequence[str], pipeline: Pipeline) -> dict[str, Schedule]:
     """The schedules that the names stand for, by file or alias; a folder stands for every schedule in it."""
-    names = [name for folder_or_name in given for name in _in_folder(folder_or_name) or [folder_or_name]]
-    return {name: find_schedule(name, pipeline) for name in names}
+    return {name: find_schedule(name, pipeline) for name in _in_folders(given)}
+
+
+def _in_folders(given: Sequence[str]) -> list[str]:
+    """The names, each folder's schedules in its place."""
+    return [name for folder_or_name in given for name in _in_folder(folder_or_name) or [folder_or_name]]
 
 
 def _in_folder(name: str) -> list[str]:
@@ -93,6 +114,10 @@ def _measure(
     images: int,
     first_seed: int,
 ) -> list[Measurement]:
+    from l2c_ray.data import digits
+    from l2c_ray.evaluation.candidates import frontier_candidates
+    from l2c_ray.evaluation.frontier import Sampler, measure
+
     notes.print("making the rules' schedules")
     candidates = frontier_candidates(pipeline, schedules, rules)
     model = pipeline.model
@@ -104,6 +129,8 @@ def _measure(
 
 
 def _as_dict(pipeline: Pipeline, images: int, first_seed: int, measurements: Sequence[Measurement]) -> dict[str, Any]:
+    from l2c_ray.evaluation.frontier import PROTOCOL
+
     solver, guidance = pipeline.solver, pipeline.guidance
     return {
         "protocol": PROTOCOL,

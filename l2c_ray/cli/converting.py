@@ -1,36 +1,53 @@
 """From the formats of other projects to schedule files and back, telling what is odd or lost on the way."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
-from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.cli.output import warn_of_extremes
 from l2c_ray.errors import InvalidInputError
-from l2c_ray.evaluation.cost import make_schedule
-from l2c_ray.interop import cache_dit, l2c_router, smoothcache
+from l2c_ray.interop import cache_dit, smoothcache
 from l2c_ray.interop.formats import ExportFormat, ImportFormat, recognise
-from l2c_ray.models.checkpoints import digest
 from l2c_ray.schedule import Provenance, Schedule
 from l2c_ray.storage.files import read_text, write_text
+
+if TYPE_CHECKING:
+    from l2c_ray.caching.pipeline import Pipeline
 
 _EXPORTS = {"smoothcache": smoothcache.export, "cache-dit": cache_dit.export}
 
 
+def format_of(file: Path, given: ImportFormat | None, theta: float | None) -> ImportFormat:
+    """The format of `file`, which is recognised unless given.
+
+    Raises:
+        StorageError: the file cannot be read.
+        InvalidInputError: `theta` is missing for this format, or none of its business.
+    """
+    file_format = given or recognise(file)
+    if file_format == "l2c-router" and theta is None:
+        raise InvalidInputError("--threshold", "is missing", "give the score above which a unit is computed")
+    if file_format != "l2c-router" and theta is not None:
+        raise InvalidInputError("--threshold", f"a {file_format} file has no scores to compare", "leave it out")
+    return file_format
+
+
 def import_and_report(
-    file: Path, given_format: ImportFormat | None, pipeline: Pipeline, theta: float | None, out: Path
+    file: Path, file_format: ImportFormat, pipeline: Pipeline, theta: float | None, out: Path
 ) -> None:
     """Writes the schedule in `file` to `out`, made for the pipeline, whose model may be without weights."""
-    file_format = given_format or recognise(file)
+    from l2c_ray.evaluation.cost import make_schedule
+    from l2c_ray.interop import l2c_router
+    from l2c_ray.models.checkpoints import digest
+
     settings: dict[str, str | int | float | bool] = {"format": file_format}
-    if file_format == "l2c-router":
-        if theta is None:
-            raise InvalidInputError("--threshold", "is missing", "give the score above which a unit is computed")
+    if theta is not None:
         table = l2c_router.read_table(file, pipeline.model, pipeline.solver, theta)
         settings["theta"] = theta
     else:
-        if theta is not None:
-            raise InvalidInputError("--threshold", f"a {file_format} file has no scores to compare", "leave it out")
         table = smoothcache.read_table(file, pipeline.model.identity(), pipeline.solver.steps)
     settings["sha256"] = digest(file)
     warn_of_extremes(table, table.cache_steps if file_format == "l2c-router" else range(1, len(table.compute)))

@@ -1,25 +1,27 @@
 """Measures a live schedule again in this process, and tells whether it still does what its version says."""
 
+from __future__ import annotations
+
 import json
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
-from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.cli.output import checks_table, console, measuring_display
 from l2c_ray.errors import GateError, IntegrityError, ScheduleError
-from l2c_ray.evaluation import classifier
-from l2c_ray.evaluation.bootstrap import Resampling
-from l2c_ray.evaluation.candidates import gate_candidates
-from l2c_ray.evaluation.frontier import Sampler
-from l2c_ray.evaluation.gate import Check, drift_check, for_weights_of, identity_checks, skips_check
-from l2c_ray.evaluation.remeasurement import Remeasured, frontier_draws, remeasure
 from l2c_ray.models import zoo
 from l2c_ray.registry import tracking
-from l2c_ray.registry.versions import RegisteredVersion, load_schedule, look_up
+from l2c_ray.registry.versions import load_schedule, look_up, parse_reference
 from l2c_ray.sampling.solvers import make_solver
-from l2c_ray.schedule import Schedule
+
+if TYPE_CHECKING:
+    from l2c_ray.caching.pipeline import Pipeline
+    from l2c_ray.evaluation.gate import Check
+    from l2c_ray.evaluation.remeasurement import Remeasured
+    from l2c_ray.registry.versions import RegisteredVersion
+    from l2c_ray.schedule import Schedule
 
 _IMAGES = 512
 
@@ -32,6 +34,7 @@ def drift_and_report(
     Raises:
         GateError: something does not hold.
     """
+    parse_reference(reference)
     version = look_up(tracking.connect(), reference)
     checks = _check(version, checkpoint, images or _images_of(version), batch_size)
     if as_json:
@@ -44,6 +47,10 @@ def drift_and_report(
 
 
 def _check(version: RegisteredVersion, checkpoint: Path | None, images: int, batch_size: int) -> list[Check]:
+    from l2c_ray.caching.pipeline import Pipeline
+    from l2c_ray.evaluation.bootstrap import Resampling
+    from l2c_ray.evaluation.gate import Check, drift_check, for_weights_of, identity_checks, skips_check
+
     try:
         schedule = load_schedule(version)
     except (IntegrityError, ScheduleError) as error:
@@ -61,6 +68,11 @@ def _check(version: RegisteredVersion, checkpoint: Path | None, images: int, bat
 
 
 def _measure(schedule: Schedule, pipeline: Pipeline, images: int, batch_size: int) -> Remeasured:
+    from l2c_ray.evaluation import classifier
+    from l2c_ray.evaluation.candidates import gate_candidates
+    from l2c_ray.evaluation.frontier import Sampler
+    from l2c_ray.evaluation.remeasurement import frontier_draws, remeasure
+
     model = pipeline.model
     candidates = gate_candidates(pipeline, {"schedule": schedule})[:2]
     sampler = Sampler(model, pipeline.solver.name, pipeline.guidance, batch_size)

@@ -5,13 +5,17 @@ from dataclasses import asdict
 
 import typer
 
+from l2c_ray.cli.inputs import require_there
 from l2c_ray.cli.output import console, notes, shards_display
 from l2c_ray.config.encoding import EncodingConfig
-from l2c_ray.distributed.encoding import encode
 
 
 def encode_and_report(config: EncodingConfig, as_json: bool) -> None:
     """Encodes with progress on the way, then says what is where."""
+    require_there("latents.vae", config.latents.vae)
+
+    from l2c_ray.distributed.encoding import encode
+
     with shards_display() as on_shard:
         encoded = encode(config, on_shard)
     if encoded.skipped:

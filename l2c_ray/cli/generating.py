@@ -1,25 +1,32 @@
 """Generates images in shards or judges them, and tells what comes of it."""
 
+from __future__ import annotations
+
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 import typer
 from rich.table import Table
 
+from l2c_ray.cli.inputs import read_schedule, require_pipeline, require_there
 from l2c_ray.cli.output import console, progress_display, shards_display
 from l2c_ray.config.imagenet import GenerationConfig
-from l2c_ray.distributed.generation import generate
-from l2c_ray.evaluation.imagenet import inception
-from l2c_ray.evaluation.imagenet.reference import Reference
-from l2c_ray.evaluation.imagenet.scores import Judge, Scores
-from l2c_ray.evaluation.imagenet.shards import ImageShards
-from l2c_ray.storage.objects import open_store
+
+if TYPE_CHECKING:
+    from l2c_ray.evaluation.imagenet.scores import Scores
 
 
 def generate_and_report(config: GenerationConfig, as_json: bool) -> None:
     """Generates with progress on the way, then says what is where."""
+    require_pipeline(config.model, config.sampler)
+    require_there("model.vae", config.model.vae)
+    if config.images.schedule:
+        read_schedule(config.images.schedule)
+
+    from l2c_ray.distributed.generation import generate
+
     with shards_display() as on_shard:
         generated = generate(config, on_shard)
     if as_json:
@@ -31,6 +38,18 @@ def generate_and_report(config: GenerationConfig, as_json: bool) -> None:
 
 def evaluate_and_report(images: str, reference: Path, weights: Path, batch_size: int, as_json: bool) -> None:
     """Judges with progress on the way, then prints the scores."""
+    require_there("FOLDER|S3", images)
+    require_there("--reference", str(reference))
+    require_there("--inception", str(weights))
+
+    import torch
+
+    from l2c_ray.evaluation.imagenet import inception
+    from l2c_ray.evaluation.imagenet.reference import Reference
+    from l2c_ray.evaluation.imagenet.scores import Judge
+    from l2c_ray.evaluation.imagenet.shards import ImageShards
+    from l2c_ray.storage.objects import open_store
+
     generated, real = ImageShards(open_store(images)), Reference(reference)
     network = inception.load(weights, "cuda" if torch.cuda.is_available() else "cpu")
     with progress_display("looking at images", generated.images + real.images) as display:

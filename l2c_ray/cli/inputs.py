@@ -1,21 +1,22 @@
-"""From what a user typed to the things it names."""
+"""From what a user typed to the things it names; what is wrong is found before torch is imported, where it can be."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.cli.options import Device, NumberFormat
-from l2c_ray.errors import InvalidInputError
-from l2c_ray.evaluation.cost import require_fit
+from l2c_ray.config.learn import ModelSection, SamplerSection
+from l2c_ray.errors import InvalidInputError, StorageError
 from l2c_ray.models import zoo
-from l2c_ray.models.base import CacheableTransformer
-from l2c_ray.registry import tracking
-from l2c_ray.registry.versions import load_schedule, model_name, resolve
-from l2c_ray.sampling.solvers import make_solver
+from l2c_ray.sampling import solvers
 from l2c_ray.schedule import MOST_GUIDANCE, Guidance, GuidanceRule, Schedule
 from l2c_ray.storage.files import read_text
+
+if TYPE_CHECKING:
+    from l2c_ray.caching.pipeline import Pipeline
+    from l2c_ray.models.base import CacheableTransformer
 
 _SEED = 0
 """Of random weights."""
@@ -30,16 +31,45 @@ class Weights:
     device: Device
     dtype: NumberFormat
 
-    def require_possible(self) -> None:
-        """Raises InvalidInputError if there are no such weights or no such device."""
+    def require_possible(self, name: str) -> None:
+        """Raises InvalidInputError if there is no such model, or there are no such weights or no such device."""
         if self.random and self.checkpoint:
             raise InvalidInputError("--checkpoint", "is given beside --random-weights", "give one of them")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise InvalidInputError("--device", "torch finds no CUDA GPU on this machine", "take cpu")
+        if self.random:
+            zoo.entry_of(name, "model.name")
+        else:
+            zoo.require(name, self.checkpoint)
+        if self.device == "cuda":
+            import torch
+
+            if not torch.cuda.is_available():
+                raise InvalidInputError("--device", "torch finds no CUDA GPU on this machine", "take cpu")
 
     def load(self, name: str) -> CacheableTransformer:
+        import torch
+
         model = zoo.with_random_weights(name, _SEED) if self.random else zoo.load(name, self.checkpoint)
         return model.to(device=self.device, dtype=getattr(torch, self.dtype))
+
+
+def require_pipeline(model: ModelSection, sampler: SamplerSection) -> None:
+    """Refuses what a config names if there is no such model, checkpoint or sampler.
+
+    Raises:
+        ConfigError, CheckpointError: names the key or the file.
+    """
+    zoo.require(model.name, Path(model.checkpoint) if model.checkpoint else None)
+    solvers.require(sampler.name, sampler.steps)
+
+
+def require_there(key: str, place: str | None) -> None:
+    """Refuses a file or folder that a config names under `key` and that is not there.
+
+    Raises:
+        StorageError: names it.
+    """
+    if place and "://" not in place and not Path(place).exists():
+        raise StorageError(place, "is not there", f"correct {key}")
 
 
 def open_pipeline(
@@ -52,8 +82,13 @@ def open_pipeline(
 ) -> Pipeline:
     """The model with the sampler that it is run by; what is not given is that of the model's authors."""
     guidance = guidance_of(model, "MODEL", guidance_scale, guidance_rule)
+    sampler = sampler or zoo.require(model, checkpoint).sampler
+    solvers.require(sampler, steps)
+
+    from l2c_ray.caching.pipeline import Pipeline
+
     loaded = zoo.load(model, checkpoint)
-    return Pipeline(loaded, make_solver(sampler or zoo.entry_of(model, "MODEL").sampler, steps, loaded), guidance)
+    return Pipeline(loaded, solvers.make_solver(sampler, steps, loaded), guidance)
 
 
 def guidance_of(model: str, key: str, scale: float | None, rule: GuidanceRule | None) -> Guidance:
@@ -71,13 +106,22 @@ def guidance_of(model: str, key: str, scale: float | None, rule: GuidanceRule | 
 
 def find_schedule(given: str, pipeline: Pipeline) -> Schedule:
     """The schedule in the file `given`, or the registered one that has the alias `given`, made for this pipeline."""
-    if _names_a_file(given):
-        schedule = Schedule.from_json(read_text(Path(given)), source=given)
-    else:
+    from l2c_ray.evaluation.cost import require_fit
+
+    schedule = read_schedule(given)
+    if schedule is None:
+        from l2c_ray.registry import tracking
+        from l2c_ray.registry.versions import load_schedule, model_name, resolve
+
         name = model_name(pipeline.model.identity(), pipeline.solver.name, pipeline.solver.steps)
         schedule = load_schedule(resolve(tracking.connect(), name, given))
     require_fit(schedule, pipeline)
     return schedule
+
+
+def read_schedule(given: str) -> Schedule | None:
+    """The schedule in the file `given`; None for an alias, which is looked up for a pipeline."""
+    return Schedule.from_json(read_text(Path(given)), source=given) if _names_a_file(given) else None
 
 
 def _names_a_file(given: str) -> bool:

@@ -1,12 +1,16 @@
 """Runs the learning job and tells what comes of it."""
 
+from __future__ import annotations
+
 import json
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
+from l2c_ray.cli.inputs import require_pipeline, require_there
 from l2c_ray.cli.output import (
     ProgressDisplay,
     console,
@@ -18,10 +22,12 @@ from l2c_ray.cli.output import (
     warn_of_extremes,
 )
 from l2c_ray.config.learn import LearnConfig
-from l2c_ray.distributed.learn import LearnResult, Started, learn
-from l2c_ray.learning.learner import Progress
-from l2c_ray.schedule import Schedule
 from l2c_ray.storage.files import make_writable, write_text
+
+if TYPE_CHECKING:
+    from l2c_ray.distributed.learn import LearnResult, Started
+    from l2c_ray.learning.learner import Progress
+    from l2c_ray.schedule import Schedule
 
 
 def learn_and_report(config: LearnConfig, out: Path | None, as_json: bool) -> None:
@@ -30,8 +36,13 @@ def learn_and_report(config: LearnConfig, out: Path | None, as_json: bool) -> No
     Args:
         out: a folder that the schedules are written to beside the registry, each named by its policy and compute share.
     """
+    require_pipeline(config.model, config.sampler)
+    require_there("data.latents", config.data.latents)
     if out:
         make_writable(out)
+
+    from l2c_ray.distributed.learn import learn
+
     with ExitStack() as stack:
         display: list[ProgressDisplay] = []
 

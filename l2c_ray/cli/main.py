@@ -126,11 +126,16 @@ def generate(
     guidance_rule: GuidanceRuleOption = None,
 ) -> None:
     """Make one image, with a schedule or computing everything."""
-    from l2c_ray.caching.pipeline import encode_png, require_pictures
-    from l2c_ray.cli.inputs import find_schedule, open_pipeline
+    from l2c_ray.cli.inputs import find_schedule, open_pipeline, read_schedule
     from l2c_ray.storage.files import write_bytes
 
+    if schedule is not None:
+        # A broken file is told of before the model is loaded, which takes a while.
+        read_schedule(schedule)
     pipeline = open_pipeline(model, checkpoint, sampler, steps, guidance_scale, guidance_rule)
+
+    from l2c_ray.caching.pipeline import encode_png, require_pictures
+
     require_pictures(pipeline.model)
     chosen = find_schedule(schedule, pipeline) if schedule is not None else None
     image = pipeline.generate([label], [seed], chosen)[0]
@@ -167,9 +172,10 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Run the frontier protocol: schedules against fewer steps and every rule, on the same images."""
-    from l2c_ray.cli.comparing import compare_and_report
+    from l2c_ray.cli.comparing import compare_and_report, require_comparable
     from l2c_ray.cli.inputs import open_pipeline
 
+    require_comparable(policies or (), schedules or (), out)
     pipeline = open_pipeline(model, checkpoint, sampler, steps, guidance_scale, guidance_rule)
     compare_and_report(pipeline, policies or (), schedules or (), images, first_seed, out, as_json)
 

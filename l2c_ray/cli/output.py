@@ -1,11 +1,13 @@
 """What a person sees: tables, a progress bar on a terminal, and now and then a line elsewhere."""
 
+from __future__ import annotations
+
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import zip_longest
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -13,11 +15,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from l2c_ray.evaluation.frontier import Measurement, OnImages
-from l2c_ray.registry.audit import AliasMove
-from l2c_ray.registry.versions import RegisteredVersion
-from l2c_ray.schedule import Macs, Schedule
-from l2c_ray.schedule import Table as ScheduleTable
+if TYPE_CHECKING:
+    from l2c_ray.evaluation.frontier import Measurement, OnImages
+    from l2c_ray.registry.audit import AliasMove
+    from l2c_ray.registry.versions import RegisteredVersion
+    from l2c_ray.schedule import Macs, Schedule
+    from l2c_ray.schedule import Table as ScheduleTable
 
 _LINES_OF_A_LOG = 20
 

@@ -8,8 +8,6 @@ import typer
 
 from l2c_ray.cli.output import progress_display
 from l2c_ray.config.pretraining import PretrainingConfig
-from l2c_ray.evaluation.model_card import JOB, require_replaceable, write_model_folder
-from l2c_ray.learning.pretraining import pretrain
 from l2c_ray.models import zoo
 
 
@@ -17,6 +15,10 @@ def pretrain_and_report(config_file: Path, overrides: Sequence[str], out: Path) 
     """Trains with progress on the way, writes the model to the folder `out`, and prints its card."""
     config = PretrainingConfig.read(config_file, overrides)
     zoo.entry_of(config.name, "name")
+
+    from l2c_ray.evaluation.model_card import JOB, require_replaceable, write_model_folder
+    from l2c_ray.learning.pretraining import pretrain
+
     require_replaceable(out)
     with progress_display("pretraining", config.steps) as display:
         pretrained = pretrain(config, lambda done, loss: display.update(done, f"loss {loss:.4f}"))

@@ -1,24 +1,32 @@
 """Measures how long a model's units take and writes the profile that a time budget is reckoned by."""
 
-from pathlib import Path
+from __future__ import annotations
 
-import torch
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from rich.table import Table
 
-from l2c_ray.caching.profiling import profile
 from l2c_ray.cli.inputs import Weights
 from l2c_ray.cli.output import console, progress_display
 from l2c_ray.config.profile import Profile
-from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.storage.files import make_writable, write_text
+
+if TYPE_CHECKING:
+    from l2c_ray.models.base import CacheableTransformer
 
 
 def profile_and_report(
     name: str, weights: Weights, batch_size: int, repeats: int, threads: int | None, out: Path
 ) -> None:
     """Times the units, writes the profile to `out` and prints what each kind of unit takes of an evaluation."""
-    weights.require_possible()
+    weights.require_possible(name)
     make_writable(out.parent)
+
+    import torch
+
+    from l2c_ray.caching.profiling import profile
+
     model = weights.load(name)
     if threads is not None:
         torch.set_num_threads(threads)

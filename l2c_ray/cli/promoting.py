@@ -1,20 +1,29 @@
 """Runs the job of promoting and tells what comes of it."""
 
+from __future__ import annotations
+
 import json
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from l2c_ray.cli.inputs import require_there
 from l2c_ray.cli.output import checks_table, console, measuring_display, move_in_words
 from l2c_ray.config.promotion import PromotionConfig
-from l2c_ray.distributed.promotion import Verdict, promote
 from l2c_ray.errors import L2CError
-from l2c_ray.registry.audit import AliasMove
+
+if TYPE_CHECKING:
+    from l2c_ray.distributed.promotion import Verdict
+    from l2c_ray.registry.audit import AliasMove
 
 
 def promote_and_report(config: PromotionConfig, as_json: bool) -> None:
     """Measures with progress on the way, then prints what the gate found and what moved, also where it says no."""
+    require_there("promotion.checkpoint", config.promotion.checkpoint)
+
+    from l2c_ray.distributed.promotion import promote
+
     found: list[Verdict] = []
     moves: list[AliasMove] = []
     try:

@@ -53,9 +53,10 @@ def export(
 ) -> None:
     """Write the schedule of a version as a schedule file, which is JSON."""
     from l2c_ray.registry import tracking
-    from l2c_ray.registry.versions import load_schedule, look_up
+    from l2c_ray.registry.versions import load_schedule, look_up, parse_reference
     from l2c_ray.storage.files import write_text
 
+    parse_reference(version)
     text = load_schedule(look_up(tracking.connect(), version)).to_json()
     typer.echo(write_text(out, text) if out else text, nl=bool(out))
 

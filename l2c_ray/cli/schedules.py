@@ -43,16 +43,20 @@ def import_(
     ] = None,
 ) -> None:
     """Make a schedule of another project's file; a pickle that would run anything is refused and not run."""
-    from l2c_ray.caching.pipeline import Pipeline
-    from l2c_ray.cli.converting import import_and_report
+    from l2c_ray.cli.converting import format_of, import_and_report
     from l2c_ray.cli.inputs import guidance_of
     from l2c_ray.models import zoo
-    from l2c_ray.sampling.solvers import make_solver
+    from l2c_ray.sampling import solvers
 
     guidance = guidance_of(model, "--model", guidance_scale, guidance_rule)
     sampler = sampler or zoo.entry_of(model, "--model").sampler
+    solvers.require(sampler, steps)
+    file_format = format_of(file, file_format, threshold)
+
+    from l2c_ray.caching.pipeline import Pipeline
+
     skeleton = zoo.skeleton(model)
-    pipeline = Pipeline(skeleton, make_solver(sampler, steps, skeleton), guidance)
+    pipeline = Pipeline(skeleton, solvers.make_solver(sampler, steps, skeleton), guidance)
     import_and_report(file, file_format, pipeline, threshold, out)
 
 

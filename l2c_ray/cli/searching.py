@@ -1,22 +1,34 @@
 """Runs the search job and tells what comes of it."""
 
+from __future__ import annotations
+
 import json
 from contextlib import ExitStack
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import typer
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from l2c_ray.cli.inputs import require_pipeline, require_there
 from l2c_ray.cli.output import ProgressDisplay, console, measuring_display, notes, progress_display
 from l2c_ray.config.search import SearchConfig
-from l2c_ray.distributed.publishing import SearchResult
-from l2c_ray.distributed.search import Status, search
+
+if TYPE_CHECKING:
+    from l2c_ray.distributed.publishing import SearchResult
+    from l2c_ray.distributed.search import Status
 
 
 def search_and_report(config: SearchConfig, as_json: bool) -> None:
     """Searches with progress on the way, then prints the frontier with its versions, or the whole result as JSON."""
+    learn = config.learn_config(config.corners()[0])
+    require_pipeline(learn.model, learn.sampler)
+    require_there("learn.data.latents", learn.data.latents)
+
+    from l2c_ray.distributed.search import search
+
     with ExitStack() as stack:
         display: list[ProgressDisplay] = []
 

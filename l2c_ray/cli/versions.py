@@ -1,22 +1,29 @@
 """Tells everything of a version, and where two differ."""
 
+from __future__ import annotations
+
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from l2c_ray.cli.output import checks_table, console, move_in_words, schedule_summary, schedule_table
-from l2c_ray.evaluation.difference import Difference, difference
+from l2c_ray.evaluation.difference import difference
 from l2c_ray.registry import tracking
-from l2c_ray.registry.details import VersionDetails, details
-from l2c_ray.registry.versions import load_schedule, look_up
-from l2c_ray.schedule import Schedule
+from l2c_ray.registry.details import details
+from l2c_ray.registry.versions import load_schedule, look_up, parse_reference
+
+if TYPE_CHECKING:
+    from l2c_ray.evaluation.difference import Difference
+    from l2c_ray.registry.details import VersionDetails
+    from l2c_ray.schedule import Schedule
 
 
 def show_and_report(reference: str, as_json: bool) -> None:
     """Prints what the registry knows of a version, and its schedule."""
+    parse_reference(reference)
     client = tracking.connect()
     told = details(client, look_up(client, reference))
     schedule = load_schedule(told.version)
@@ -34,8 +41,11 @@ def show_and_report(reference: str, as_json: bool) -> None:
 
 def diff_and_report(first: str, second: str, as_json: bool) -> None:
     """Prints where two versions differ."""
+    references = (first, second)
+    for reference in references:
+        parse_reference(reference)
     client = tracking.connect()
-    versions = [look_up(client, reference) for reference in (first, second)]
+    versions = [look_up(client, reference) for reference in references]
     schedules = [load_schedule(version) for version in versions]
     found = difference(*schedules)
     if as_json:

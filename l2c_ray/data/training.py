@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from l2c_ray.config.learn import LearnConfig
 from l2c_ray.data import digits
 from l2c_ray.data.images import TrainingImages
-from l2c_ray.data.latents import LatentImages
 from l2c_ray.storage.objects import open_store
 
 
@@ -25,6 +24,9 @@ def open_training_images(
     data, workers = config.data, config.cluster.workers
     if data.latents is None:
         return digits.load().shard(rank, workers)
+
+    from l2c_ray.data.latents import LatentImages
+
     store = open_store(data.latents, environment)
     return LatentImages(store, config.run.seed, rank, workers, data.mixed_shards)
 

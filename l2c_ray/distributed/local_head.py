@@ -15,7 +15,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psutil
-import requests
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from l2c_ray.errors import StorageError, UnreachableError
@@ -260,6 +259,8 @@ def _exports(head: LocalHead) -> str:
 
 def _takes_jobs(head: LocalHead, agent_port: int, process: subprocess.Popen[bytes]) -> bool:
     """Whether, in time, the dashboard answers, which takes jobs, and the agent, which runs them."""
+    import requests
+
     authorized = {"Authorization": f"Bearer {token()}"}
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:

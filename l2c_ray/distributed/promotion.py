@@ -1,11 +1,11 @@
 """The job of promoting: measure versions anew on the cluster, and move their aliases if they pass the gate."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from mlflow import MlflowClient
+from typing import TYPE_CHECKING, Any
 
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.config.learn import ModelSection, SamplerSection
@@ -31,6 +31,9 @@ from l2c_ray.registry.tiers import assign_tiers
 from l2c_ray.registry.versions import RegisteredVersion, get_version, holder_of, load_schedule, versions_of
 from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Schedule
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,12 @@
 """The end of a search: its frontier measured beside the rules to beat, registered, and its tiers promoted."""
 
+from __future__ import annotations
+
 import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
-
-import optuna
-from mlflow import MlflowClient
-from optuna.trial import TrialState
+from typing import TYPE_CHECKING, Any
 
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.config.learn import LearnConfig
@@ -28,9 +26,14 @@ from l2c_ray.registry.tracking import TrackedRun
 from l2c_ray.registry.versions import SCHEDULE_FILE, RegisteredVersion, get_version
 from l2c_ray.schedule import Schedule
 from l2c_ray.search.frontier import FinishedTrial, finished_trials, frontier
-from l2c_ray.search.leases import ORIGIN, PARENT, REASON, WARM_FROM
+from l2c_ray.search.leases import ORIGIN, PARENT, REASON
+from l2c_ray.search.results import WARM_FROM
 from l2c_ray.search.study import Objective
 from l2c_ray.storage.objects import ObjectStore
+
+if TYPE_CHECKING:
+    import optuna
+    from mlflow import MlflowClient
 
 TRIALS_FILE = "trials.png"
 
@@ -148,6 +151,8 @@ class Publisher:
 
     def _sha256_of_parent(self, trial: FinishedTrial, schedule: Schedule) -> str | None:
         """Of the schedule of the trial that a derived one's router was learned in, or that learning began from."""
+        from optuna.trial import TrialState
+
         trials = self.study.get_trials(deepcopy=False)
         if trial.parent is not None:
             return str(trials[trial.parent].user_attrs["sha256"])

@@ -1,14 +1,14 @@
 """The search job: an Optuna study whose trials run on the cluster, and a version of every schedule on its frontier."""
 
+from __future__ import annotations
+
 import os
 import secrets
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-
-import optuna
-from mlflow import MlflowClient
+from typing import TYPE_CHECKING
 
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.config.learn import LearnConfig
@@ -34,6 +34,10 @@ from l2c_ray.search.space import make_space
 from l2c_ray.search.storage import StudyStorage, patiently
 from l2c_ray.search.study import Objective, open_study
 from l2c_ray.storage.objects import open_store
+
+if TYPE_CHECKING:
+    import optuna
+    from mlflow import MlflowClient
 
 _PUBLISHING_SECONDS = 3600.0
 """How long another driver may take to measure and register the frontier."""

@@ -16,7 +16,6 @@ from torch import Tensor
 from l2c_ray.config.learn import LearnConfig
 from l2c_ray.distributed.cluster import needs_of_a_worker
 from l2c_ray.distributed.stopping import stopped
-from l2c_ray.distributed.store_file_system import file_system
 from l2c_ray.distributed.worker import STATE_FILE, Outcome, train_worker
 from l2c_ray.errors import LearningError
 from l2c_ray.learning.learner import Progress
@@ -50,6 +49,8 @@ def train(
         LearningError: the loss was not finite, or more workers were lost than `cluster.max_failures`.
         LearningStoppedError: it was asked to stop, and can be gone on with.
     """
+    from l2c_ray.distributed.store_file_system import file_system
+
     # A report waits for the controller's next poll, which is 2 s away unless told.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     needs = needs_of_a_worker(config.cluster)

@@ -48,8 +48,7 @@ from l2c_ray.models.macs import count_macs
 from l2c_ray.registry.lineage import git_commit
 from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Provenance, Schedule, Table
-from l2c_ray.search.leases import WARM_FROM
-from l2c_ray.search.results import Order, Point, Result
+from l2c_ray.search.results import WARM_FROM, Order, Point, Result
 from l2c_ray.storage import objects
 from l2c_ray.storage.objects import open_store
 from l2c_ray.storage.tensors import parse_tensors, serialize_tensors

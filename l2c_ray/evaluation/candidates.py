@@ -12,14 +12,11 @@ from l2c_ray.config.base import Section
 from l2c_ray.evaluation.cost import make_schedule
 from l2c_ray.evaluation.frontier import FEWER_STEPS, Candidate
 from l2c_ray.policies.fixed_interval import FixedInterval
-from l2c_ray.policies.rules import RULES, parse_rule, provenance, rule_of
+from l2c_ray.policies.rules import RULES, NamedSettings, provenance
 from l2c_ray.schedule import Schedule, Table
 
 _LEAST_SHARE, _MOST_SHARE = 0.2, 0.95
 _POINTS_OF_FEWER_STEPS = 8
-
-NamedSettings = tuple[str, Section]
-"""A rule's name, and settings of it."""
 
 
 def standard_candidates(pipeline: Pipeline, schedules: Mapping[str, Schedule]) -> list[Candidate]:
@@ -53,24 +50,6 @@ def gate_candidates(pipeline: Pipeline, schedules: Mapping[str, Schedule]) -> li
         for name, schedule in schedules.items()
     ]
     return [full_run(pipeline), *mine, *_fewer_steps(pipeline, steps_at_the_compute_of(mine, pipeline))]
-
-
-def chosen_rules(policies: Sequence[str]) -> list[NamedSettings]:
-    """The rules that `policies` names, each as `NAME:key=value,...`, or as `NAME` for all settings of its curve.
-
-    Raises:
-        ConfigError: there is no such rule, or one of its settings is unknown, missing or out of range.
-    """
-    chosen: list[NamedSettings] = []
-    for text in policies:
-        name, _, given = text.partition(":")
-        chosen += [parse_rule(text)] if given else [(name, settings) for settings in rule_of(name).sweep]
-    return chosen
-
-
-def every_rule() -> tuple[str, ...]:
-    """The names of all rules, those that make schedules first."""
-    return (*RULES, *DYNAMIC_RULES)
 
 
 def steps_over_the_curve(pipeline: Pipeline) -> list[int]:

@@ -1,23 +1,24 @@
 """Writes a pretrained model in diffusers' folder layout, with a card that says how it was made and how good it is."""
 
+from __future__ import annotations
+
 import os
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 
-from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.config.pretraining import PretrainingConfig
-from l2c_ray.data import digits
 from l2c_ray.errors import StorageError
-from l2c_ray.evaluation import classifier
-from l2c_ray.evaluation.quality import frechet_distance
-from l2c_ray.learning.pretraining import Pretrained
 from l2c_ray.models import zoo
-from l2c_ray.models.checkpoints import CONFIG, WEIGHTS
+from l2c_ray.models.layout import CONFIG, WEIGHTS
 from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Guidance
 from l2c_ray.storage.files import make_writable, read_text, write_text
+
+if TYPE_CHECKING:
+    from l2c_ray.learning.pretraining import Pretrained
 
 JOB = "jobs/pretrain.py"
 """What writes model folders; the card of each names it."""
@@ -133,6 +134,11 @@ def exchange(folder: Path, new: Path, aside: Path) -> None:
 
 
 def _card(folder: Path, config: PretrainingConfig, loss: float, command: str) -> str:
+    from l2c_ray.caching.pipeline import Pipeline
+    from l2c_ray.data import digits
+    from l2c_ray.evaluation import classifier
+    from l2c_ray.evaluation.quality import frechet_distance
+
     model = zoo.load(config.name, folder)
     kind, sampler = _FAMILIES[config.family]
     pipeline = Pipeline(model, make_solver(sampler, STEPS, model), GUIDANCE)

@@ -1,17 +1,22 @@
 """Pictures of schedules, frontiers and images, as PNG bytes. People look before they read."""
 
+from __future__ import annotations
+
 import io
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import cycle
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from l2c_ray.caching.pipeline import to_pixels
 from l2c_ray.evaluation.frontier import LEARNED, LEARNED_BY_PAIRS, Candidate, Measurement, SampleImages
 from l2c_ray.schedule import Schedule
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SAMPLE_IMAGES = 8
 """In the row of a grid; image i has label i mod the number of classes and seed i."""
@@ -23,7 +28,7 @@ def plot_schedule(schedule: Schedule, scores: Tensor | None = None) -> bytes:
     """A heatmap of steps over units: the router's `scores` [steps, units] where known, framed where computed."""
     steps, units = schedule.sampler.steps, len(schedule.model.units)
     mask = np.array(schedule.table.compute)
-    figure = Figure(figsize=(2 + 0.32 * units, 1.8 + 0.27 * steps), layout="constrained")
+    figure = _figure(2 + 0.32 * units, 1.8 + 0.27 * steps)
     axes = figure.subplots()
     shown = axes.imshow(mask if scores is None else scores.numpy(), vmin=0, vmax=1, cmap="viridis", aspect="auto")
     for step, unit in zip(*np.nonzero(mask == 0), strict=True):
@@ -64,7 +69,7 @@ def _plot_curves(measurements: Sequence[Measurement], position: Callable[[Measur
     for measurement in measurements:
         if measurement.mse > 0:
             curves[measurement.curve].append((position(measurement), measurement.mse))
-    figure = Figure(figsize=(9, 5), layout="constrained")
+    figure = _figure(9, 5)
     axes = figure.subplots()
     # Different lengths, so that a marker comes back in another colour.
     others = zip(cycle("osD^vP"), cycle([*(f"C{number}" for number in range(10)), "navy"]))
@@ -88,7 +93,7 @@ def _plot_curves(measurements: Sequence[Measurement], position: Callable[[Measur
 
 def plot_trials(trials: Sequence[tuple[float, float]], frontier: Sequence[tuple[float, float]], cost: str) -> bytes:
     """A study: (cost, error) of every trial, and the line of those that no other beats in both."""
-    figure = Figure(figsize=(7, 5), layout="constrained")
+    figure = _figure(7, 5)
     axes = figure.subplots()
     axes.plot(*zip(*trials, strict=True), linestyle="", marker="o", markersize=5, color="silver", label="trials")
     axes.plot(*zip(*frontier, strict=True), marker="*", markersize=13, color="black", label="frontier")
@@ -104,7 +109,7 @@ def plot_trials(trials: Sequence[tuple[float, float]], frontier: Sequence[tuple[
 def plot_images(rows: Sequence[tuple[str, Tensor]]) -> bytes:
     """Rows of n images [n, 1, height, width] in [-1, 1] under one another, each with its title."""
     columns = len(rows[0][1])
-    figure = Figure(figsize=(0.9 * columns, 1.25 * len(rows)), layout="constrained")
+    figure = _figure(0.9 * columns, 1.25 * len(rows))
     bands = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
     for band, (title, images) in zip(bands, rows, strict=True):
         band.suptitle(title, x=0.01, ha="left", fontsize=9)
@@ -131,6 +136,13 @@ def plot_samples(candidates: Sequence[Candidate], sample: SampleImages, num_clas
 def _short_name(unit: str) -> str:
     block, _, kind = unit.rpartition(".")
     return f"{kind[:1].upper()}{block.rpartition('.')[2]}"
+
+
+def _figure(width: float, height: float) -> Figure:
+    """An empty one, in inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _png(figure: Figure) -> bytes:

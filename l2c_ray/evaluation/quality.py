@@ -5,9 +5,6 @@ import warnings
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.image import StructuralSimilarityIndexMeasure
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import KernelInceptionDistance
 
 from l2c_ray.evaluation.classifier import DigitClassifier
 
@@ -65,12 +62,16 @@ def structural_similarity(images: Tensor, reference: Tensor) -> float:
     The window is a Gaussian of sigma 0.5 on 5x5 pixels: the usual one, of sigma 1.5 on 11x11, does not fit in an image
     of 8x8. Figures are to be compared with others of this window alone.
     """
+    from torchmetrics.image import StructuralSimilarityIndexMeasure
+
     metric = StructuralSimilarityIndexMeasure(sigma=_SSIM_SIGMA, data_range=_PEAK_TO_PEAK)
     return float(metric(images, reference))
 
 
 def frechet_distance(features: Tensor, reference: Tensor) -> float:
     """Fréchet distance (arXiv 1706.08500) of two sets of images by their features, [n, 64] and [m, 64]."""
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
     metric = FrechetInceptionDistance(feature=_AsTheyAre())
     metric.update(reference, real=True)
     metric.update(features, real=False)
@@ -90,6 +91,8 @@ def kernel_distance(features: Tensor, reference: Tensor) -> float:
 
 
 def _kernel_estimate(features: Tensor, reference: Tensor) -> float:
+    from torchmetrics.image.kid import KernelInceptionDistance
+
     subset_size = max(2, min(_LARGEST_SUBSET, len(reference) // 2))
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         # It warns of the features that it keeps in memory: 64 numbers an image.

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDIMScheduler, DiTTransformer2DModel
 from torch import Tensor, nn
 
 from l2c_ray.config.pretraining import PretrainingConfig
@@ -182,6 +181,8 @@ def build_model(config: PretrainingConfig) -> CacheableTransformer:
 
 def _build_dit(config: PretrainingConfig) -> CacheableTransformer:
     """Its blocks start as the identity (adaLN-zero) and its output starts at zero."""
+    from diffusers import DDIMScheduler, DiTTransformer2DModel
+
     channels, image_size, _ = digits.IMAGE_SHAPE
     transformer = DiTTransformer2DModel(
         num_attention_heads=config.heads,

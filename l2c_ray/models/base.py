@@ -1,20 +1,24 @@
 """What every cacheable transformer offers: a list of units, and a forward pass that hands each of them to a branch."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
-from l2c_ray.schedule import Guidance, ModelIdentity
+from l2c_ray.schedule import ModelIdentity
+
+if TYPE_CHECKING:
+    from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 UnitKind = Literal["attention", "mlp"]
 
-NoiseScheduler: TypeAlias = DDIMScheduler | FlowMatchEulerDiscreteScheduler
+NoiseScheduler: TypeAlias = "DDIMScheduler | FlowMatchEulerDiscreteScheduler"
 """Diffusers' record of how noise was added in training; its class tells what the model predicts (noise or velocity)."""
 
 Branch = Callable[[int, Callable[[], Tensor]], Tensor]
@@ -92,19 +96,6 @@ class CacheableTransformer(nn.Module, ABC):
         Raises:
             OSError, SafetensorError: the folder cannot be written.
         """
-
-
-@dataclass(frozen=True)
-class ZooEntry:
-    """How a named model is made; `name` comes from the zoo."""
-
-    load: Callable[[str, Path], CacheableTransformer]
-    """From a checkpoint: (name, path)."""
-    build: Callable[[str], CacheableTransformer]
-    """With random weights, on torch's default device."""
-    sampler: str
-    """As its authors sample it, with `guidance`."""
-    guidance: Guidance
 
 
 def compute_all(unit: int, compute: Callable[[], Tensor]) -> Tensor:

@@ -1,21 +1,22 @@
 """Getting checkpoint files into models, with errors that name the tensor at fault."""
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from l2c_ray.errors import CheckpointError
+from l2c_ray.models.layout import WEIGHTS
 from l2c_ray.storage.pickled import read_pickled
 from l2c_ray.storage.tensors import read_tensors
 
-WEIGHTS = Path("transformer", "diffusion_pytorch_model.safetensors")
-"""In a folder of diffusers' layout."""
-CONFIG = WEIGHTS.with_name("config.json")
+if TYPE_CHECKING:
+    from diffusers import DDIMScheduler
 
 _SCHEDULER = {
     "prediction_type": "epsilon",
@@ -65,6 +66,8 @@ def read_scheduler(folder: Path) -> DDIMScheduler:
     Raises:
         CheckpointError: it is missing or broken, or asks for another way of sampling than the solvers have.
     """
+    from diffusers import DDIMScheduler
+
     try:
         # Whatever device a model is built on, solvers read the noise schedule.
         with torch.device("cpu"):

@@ -1,17 +1,22 @@
 """DiT (arXiv 2212.09748) on diffusers' weights, with its attention and MLP branches opened up as units."""
 
+from __future__ import annotations
+
 import copy
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDIMScheduler, DiTTransformer2DModel
 from torch import Tensor, nn
 
 from l2c_ray.models.base import Branch, CacheableTransformer, units_of, unpatchify
-from l2c_ray.models.checkpoints import WEIGHTS, digest, read_module, read_scheduler
+from l2c_ray.models.checkpoints import digest, read_module, read_scheduler
+from l2c_ray.models.layout import WEIGHTS
+
+if TYPE_CHECKING:
+    from diffusers import DDIMScheduler, DiTTransformer2DModel
 
 
 class DiT(CacheableTransformer):
@@ -110,6 +115,9 @@ def load_folder(name: str, folder: Path) -> DiT:
         CheckpointError: a file is missing, truncated, or holds other tensors than the model has.
     """
     sha256 = digest(folder / WEIGHTS)
+
+    from diffusers import DiTTransformer2DModel
+
     transformer = read_module(DiTTransformer2DModel, (folder / WEIGHTS).parent)
     if _embedders_are_equal(transformer):
         share_embedder(transformer)
@@ -118,5 +126,7 @@ def load_folder(name: str, folder: Path) -> DiT:
 
 def build_like(folder: Path, name: str) -> DiT:
     """A model of the sizes that the folder's config.json tells, with random weights."""
+    from diffusers import DiTTransformer2DModel
+
     config = DiTTransformer2DModel.load_config(folder, subfolder="transformer", local_files_only=True)
     return DiT(DiTTransformer2DModel.from_config(config), read_scheduler(folder), name, None)

@@ -2,19 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DiTTransformer2DModel
 from torch import Tensor
 
 from l2c_ray.errors import CheckpointError
-from l2c_ray.models.base import CacheableTransformer, ZooEntry
+from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.models.checkpoints import digest, fill, read_public, require_tensors
 from l2c_ray.models.dit import DiT, load_folder, share_embedder
-from l2c_ray.schedule import Guidance
 
 _SIZES = {"s": (12, 384, 6), "b": (12, 768, 12), "l": (24, 1024, 16), "xl": (28, 1152, 16)}
 """Depth, width and heads."""
@@ -38,8 +35,6 @@ _EMBEDDERS = {
 _POSITIONS = "pos_embed"
 _PIXELS_A_LATENT = 8
 _TIME_FREQUENCIES = 256
-_GUIDANCE = Guidance(scale=1.5, rule="first-three")
-"""Of the paper's ImageNet tables."""
 
 
 @dataclass(frozen=True)
@@ -62,17 +57,10 @@ class DiTShape:
         return self.channels * (2 if self.learn_sigma else 1)
 
 
-def entries() -> dict[str, ZooEntry]:
-    """The authors' models, for instance `dit-xl-2-256`: size, patch size, pixels of an image."""
-    made = {}
-    for size, (depth, width, heads) in _SIZES.items():
-        for patch_size in (2, 4, 8):
-            for pixels in (256, 512):
-                shape = DiTShape(depth, width, heads, patch_size, image_size=pixels // _PIXELS_A_LATENT)
-                made[f"dit-{size}-{patch_size}-{pixels}"] = ZooEntry(
-                    load=partial(load_as, shape), build=partial(build, shape), sampler="ddim", guidance=_GUIDANCE
-                )
-    return made
+def shape_of(name: str) -> DiTShape:
+    """Of an authors' model, for instance `dit-xl-2-256`: size, patch size, pixels of an image."""
+    _, size, patch_size, pixels = name.split("-")
+    return DiTShape(*_SIZES[size], int(patch_size), image_size=int(pixels) // _PIXELS_A_LATENT)
 
 
 def load_as(shape: DiTShape, name: str, path: Path) -> CacheableTransformer:
@@ -102,6 +90,8 @@ def load_as(shape: DiTShape, name: str, path: Path) -> CacheableTransformer:
 
 def build(shape: DiTShape, name: str) -> DiT:
     """A model with random weights on torch's default device."""
+    from diffusers import DDIMScheduler, DiTTransformer2DModel
+
     transformer = DiTTransformer2DModel(
         num_attention_heads=shape.heads,
         attention_head_dim=shape.width // shape.heads,

@@ -1,29 +1,30 @@
 """U-ViT (arXiv 2209.12152): a transformer with long skips, under the names of the authors' public checkpoints."""
 
+from __future__ import annotations
+
 import json
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDIMScheduler
-from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 
-from l2c_ray.models.base import Branch, CacheableTransformer, ZooEntry, units_of, unpatchify
-from l2c_ray.models.checkpoints import CONFIG, WEIGHTS, digest, fill, read_public, read_scheduler, unloadable
-from l2c_ray.schedule import Guidance
+from l2c_ray.models.base import Branch, CacheableTransformer, units_of, unpatchify
+from l2c_ray.models.checkpoints import digest, fill, read_public, read_scheduler, unloadable
+from l2c_ray.models.layout import CONFIG, WEIGHTS
 from l2c_ray.storage.tensors import read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from diffusers import DDIMScheduler
 
 _SIZES = {"s": (12, 512, 8), "m": (16, 768, 12), "l": (20, 1024, 16), "h": (28, 1152, 16)}
 """Depth, width and heads of the authors' models, the middle block not counted."""
 
 _LABEL_AND_TIME = 2
 """Tokens in front of the patches."""
-
-_GUIDANCE = Guidance(scale=0.4, rule="beyond")
-"""Of the paper's ImageNet tables."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,8 @@ class UViT(CacheableTransformer):
         if self.training:
             dropped = torch.rand(len(labels), device=labels.device) < self.shape.label_dropout
             labels = labels.masked_fill(dropped, self.null_label)
+        from diffusers.models.embeddings import get_timestep_embedding
+
         time = get_timestep_embedding(timestep, self.shape.width, flip_sin_to_cos=True, downscale_freq_shift=0)
         patches = self.patch_embed["proj"](sample).flatten(2).transpose(1, 2)
         front = torch.stack([self.label_emb(labels), time.to(patches.dtype)], dim=1)
@@ -178,15 +181,10 @@ def _initialise(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def entries() -> dict[str, ZooEntry]:
-    """The authors' models on latents of 256-pixel images, for instance `uvit-h-2-256`: size, patch size, pixels."""
-    made = {}
-    for size, (depth, width, heads) in _SIZES.items():
-        shape = UViTShape(depth, width, heads, image_size=32, channels=4, patch_size=2, num_classes=1000)
-        made[f"uvit-{size}-2-256"] = ZooEntry(
-            load=partial(load_public, shape), build=partial(build, shape), sampler="dpm-solver-2", guidance=_GUIDANCE
-        )
-    return made
+def public_shape(name: str) -> UViTShape:
+    """Of an authors' model on latents of 256-pixel images, for instance `uvit-h-2-256`: size, patch size, pixels."""
+    depth, width, heads = _SIZES[name.split("-")[1]]
+    return UViTShape(depth, width, heads, image_size=32, channels=4, patch_size=2, num_classes=1000)
 
 
 def build(shape: UViTShape, name: str) -> UViT:
@@ -196,6 +194,8 @@ def build(shape: UViTShape, name: str) -> UViT:
 
 def noise_scheduler() -> DDIMScheduler:
     """Stable Diffusion's, which the authors train with."""
+    from diffusers import DDIMScheduler
+
     # Whatever device a model is built on, solvers read it.
     with torch.device("cpu"):
         return DDIMScheduler(

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
 
-from l2c_ray.models.checkpoints import WEIGHTS, digest, read_module
+from l2c_ray.models.checkpoints import digest, read_module
+from l2c_ray.models.layout import WEIGHTS
 
 
 class _Autoencoder:
@@ -18,6 +18,8 @@ class _Autoencoder:
         Raises:
             CheckpointError: a file is missing or broken, or holds other tensors than its config.json says.
         """
+        from diffusers import AutoencoderKL
+
         self.sha256 = digest(folder / WEIGHTS.name)
         self._autoencoder = read_module(AutoencoderKL, folder).float().requires_grad_(False).eval().to(device)
         self._device = device

@@ -1,17 +1,35 @@
-"""Models by name: embedded ones ship in the package, any of them can take its weights from a folder or file."""
+"""Models by name: embedded ones ship in the package, any of them can take its weights from a folder or file.
 
-from functools import partial
-from importlib.resources import files
+Names can be looked up without torch, and a model loads what its own family needs alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from l2c_ray.errors import ConfigError
-from l2c_ray.models import dit, public_dit, uvit
-from l2c_ray.models.base import CacheableTransformer, ZooEntry
+from l2c_ray.errors import CheckpointError, ConfigError
 from l2c_ray.schedule import Guidance
 
-_EMBEDDED = Path(str(files("l2c_ray.models"))) / "embedded"
+if TYPE_CHECKING:
+    from l2c_ray.models.base import CacheableTransformer
+
+_EMBEDDED = Path(__file__).with_name("embedded")
+
+
+@dataclass(frozen=True)
+class ZooEntry:
+    """How a named model is made; `name` comes from the zoo."""
+
+    load: Callable[[str, Path], CacheableTransformer]
+    """From a checkpoint: (name, path)."""
+    build: Callable[[str], CacheableTransformer]
+    """With random weights, on torch's default device."""
+    sampler: str
+    """As its authors sample it, with `guidance`."""
+    guidance: Guidance
 
 
 def load(name: str, checkpoint: Path | None = None, device: str = "cpu") -> CacheableTransformer:
@@ -26,9 +44,7 @@ def load(name: str, checkpoint: Path | None = None, device: str = "cpu") -> Cach
         CheckpointError: a file is missing, truncated, or holds other tensors than the model has; or the scheduler
             asks for another way of sampling than the solvers have.
     """
-    entry = entry_of(name, "model.name")
-    if checkpoint is None and not embedded(name).is_dir():
-        raise ConfigError("model.checkpoint", f"the weights of {name} do not ship in the package", "give them")
+    entry = _with_weights(name, checkpoint)
     return entry.load(name, checkpoint or embedded(name)).float().requires_grad_(False).eval().to(device)
 
 
@@ -38,6 +54,8 @@ def skeleton(name: str) -> CacheableTransformer:
     Raises:
         ConfigError: the zoo has no model of this name.
     """
+    import torch
+
     with torch.device("meta"):
         return entry_of(name, "model.name").build(name).to("meta").requires_grad_(False).eval()
 
@@ -48,8 +66,27 @@ def with_random_weights(name: str, seed: int) -> CacheableTransformer:
     Raises:
         ConfigError: the zoo has no model of this name.
     """
+    import torch
+
     torch.manual_seed(seed)
     return entry_of(name, "model.name").build(name).requires_grad_(False).eval()
+
+
+def require(name: str, checkpoint: Path | None) -> ZooEntry:
+    """What the zoo knows of a model, if there is something to `load` it from.
+
+    Raises:
+        ConfigError: the zoo has no model of this name, or its weights do not ship in the package.
+        CheckpointError: the checkpoint is not there.
+    """
+    entry = _with_weights(name, checkpoint)
+    if checkpoint:
+        try:
+            checkpoint.stat()
+        except OSError as error:
+            remedy = "give what the model is published as: a weights file, or a folder in diffusers' layout"
+            raise CheckpointError(str(checkpoint), f"cannot be read ({error.strerror})", remedy) from error
+    return entry
 
 
 def entry_of(name: str, key: str) -> ZooEntry:
@@ -68,21 +105,75 @@ def embedded(name: str) -> Path:
     return _EMBEDDED / name
 
 
+def _with_weights(name: str, checkpoint: Path | None) -> ZooEntry:
+    entry = entry_of(name, "model.name")
+    if checkpoint is None and not embedded(name).is_dir():
+        raise ConfigError("model.checkpoint", f"the weights of {name} do not ship in the package", "give them")
+    return entry
+
+
+def _load_dit(name: str, folder: Path) -> CacheableTransformer:
+    from l2c_ray.models import dit
+
+    return dit.load_folder(name, folder)
+
+
+def _build_dit(name: str) -> CacheableTransformer:
+    from l2c_ray.models import dit
+
+    return dit.build_like(embedded(name), name)
+
+
+def _load_public_dit(name: str, path: Path) -> CacheableTransformer:
+    from l2c_ray.models import public_dit
+
+    return public_dit.load_as(public_dit.shape_of(name), name, path)
+
+
+def _build_public_dit(name: str) -> CacheableTransformer:
+    from l2c_ray.models import public_dit
+
+    return public_dit.build(public_dit.shape_of(name), name)
+
+
+def _load_uvit(name: str, folder: Path) -> CacheableTransformer:
+    from l2c_ray.models import uvit
+
+    return uvit.load_folder(name, folder)
+
+
+def _build_uvit(name: str) -> CacheableTransformer:
+    from l2c_ray.models import uvit
+
+    return uvit.build_like(embedded(name), name)
+
+
+def _load_public_uvit(name: str, path: Path) -> CacheableTransformer:
+    from l2c_ray.models import uvit
+
+    return uvit.load_public(uvit.public_shape(name), name, path)
+
+
+def _build_public_uvit(name: str) -> CacheableTransformer:
+    from l2c_ray.models import uvit
+
+    return uvit.build(uvit.public_shape(name), name)
+
+
 _DIGITS_GUIDANCE = Guidance(scale=1.5)
+# Those of the papers' ImageNet tables.
+_PUBLIC_DIT = ZooEntry(_load_public_dit, _build_public_dit, "ddim", Guidance(scale=1.5, rule="first-three"))
+_PUBLIC_UVIT = ZooEntry(_load_public_uvit, _build_public_uvit, "dpm-solver-2", Guidance(scale=0.4, rule="beyond"))
+
+# Of the authors' models: size, patch size, pixels of an image.
+_PUBLIC_DITS = [
+    f"dit-{size}-{patch}-{side}" for size in ("s", "b", "l", "xl") for patch in (2, 4, 8) for side in (256, 512)
+]
+_PUBLIC_UVITS = [f"uvit-{size}-2-256" for size in ("s", "m", "l", "h")]
 
 ENTRIES: dict[str, ZooEntry] = {
-    "digits-dit": ZooEntry(
-        load=dit.load_folder,
-        build=partial(dit.build_like, embedded("digits-dit")),
-        sampler="ddim",
-        guidance=_DIGITS_GUIDANCE,
-    ),
-    "digits-uvit": ZooEntry(
-        load=uvit.load_folder,
-        build=partial(uvit.build_like, embedded("digits-uvit")),
-        sampler="dpm-solver-2",
-        guidance=_DIGITS_GUIDANCE,
-    ),
-    **public_dit.entries(),
-    **uvit.entries(),
+    "digits-dit": ZooEntry(_load_dit, _build_dit, "ddim", _DIGITS_GUIDANCE),
+    "digits-uvit": ZooEntry(_load_uvit, _build_uvit, "dpm-solver-2", _DIGITS_GUIDANCE),
+    **dict.fromkeys(_PUBLIC_DITS, _PUBLIC_DIT),
+    **dict.fromkeys(_PUBLIC_UVITS, _PUBLIC_UVIT),
 }

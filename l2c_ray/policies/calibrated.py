@@ -1,21 +1,25 @@
 """Reuses while the change measured on a calibration set is small (SmoothCache, arXiv 2411.10510)."""
 
+from __future__ import annotations
+
 from collections import defaultdict, deque
 from collections.abc import Callable
-from typing import Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 from weakref import WeakKeyDictionary
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from l2c_ray.caching.dynamic import relative_change
-from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.config.base import Section
 from l2c_ray.data.seeding import draw_seed
-from l2c_ray.models.base import Branch, CacheableTransformer
-from l2c_ray.sampling.loop import noise_from_seeds, sample_images
 from l2c_ray.schedule import SamplerIdentity, Table
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from l2c_ray.caching.pipeline import Pipeline
+    from l2c_ray.models.base import Branch, CacheableTransformer
 
 Grouping = Literal["kind", "unit"]
 GROUPINGS: tuple[Grouping, ...] = get_args(Grouping)
@@ -63,6 +67,10 @@ def calibration_errors(pipeline: Pipeline, images: int, seed: int, max_gap: int)
         [steps, units, max_gap]: at [k, i, g - 1] the L1 distance of unit i's outputs at steps k and k - g, relative
         to the norm of that at k; the mean over the calibration set. Not a number where step k - g does not exist.
     """
+    import torch
+
+    from l2c_ray.sampling.loop import noise_from_seeds, sample_images
+
     model = pipeline.model
     device = next(model.parameters()).device
     total = torch.zeros(pipeline.solver.steps, len(model.units), max_gap, device=device)
@@ -82,6 +90,8 @@ class _Recorder:
     """Computes everything in one trajectory and notes the errors."""
 
     def __init__(self, shape: torch.Size, device: torch.device) -> None:
+        import torch
+
         self.errors = torch.full(shape, torch.nan, device=device)
         self._earlier: defaultdict[int, deque[Tensor]] = defaultdict(lambda: deque(maxlen=shape[2]))
         """Of each unit the last outputs, the very last first."""
@@ -99,6 +109,8 @@ class _Recorder:
 
 def _mean_of_kind(errors: Tensor, kinds: list[str]) -> Tensor:
     """The same shape, each unit with the mean over the units of its kind."""
+    import torch
+
     means = torch.empty_like(errors)
     for kind in set(kinds):
         alike = [unit for unit, other in enumerate(kinds) if other == kind]

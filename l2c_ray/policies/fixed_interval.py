@@ -1,12 +1,16 @@
 """Computes everything every few steps and reuses everything in between (FORA, arXiv 2407.01425)."""
 
-from typing import Annotated
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.config.base import Section
 from l2c_ray.schedule import Table
+
+if TYPE_CHECKING:
+    from l2c_ray.caching.pipeline import Pipeline
 
 Interval = Annotated[int, Field(ge=1)]
 """Model evaluations from one that computes all units to the next; at 1 nothing is reused."""

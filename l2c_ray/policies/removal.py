@@ -1,13 +1,16 @@
 """Removes a share of the units of the paper's cache steps without looking at them (arXiv 2406.01733, Figure 4)."""
 
-from typing import Annotated
+from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING, Annotated
+
 from pydantic import Field
 
-from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.config.base import Section
 from l2c_ray.schedule import Table
+
+if TYPE_CHECKING:
+    from l2c_ray.caching.pipeline import Pipeline
 
 Removed = Annotated[float, Field(ge=0, le=1)]
 """Share of the units of the cache steps that are reused, rounded to whole units."""
@@ -28,6 +31,8 @@ class OneSidedRemoval(Section):
 
 def make_random(pipeline: Pipeline, settings: RandomRemoval) -> Table:
     """Removes units anywhere in the cache steps, each as likely as any other."""
+    import torch
+
     cache_steps, units = pipeline.solver.cache_steps(), len(pipeline.model.units)
     places = [(step, unit) for step in cache_steps for unit in range(units)]
     order = torch.randperm(len(places), generator=torch.Generator().manual_seed(settings.seed)).tolist()

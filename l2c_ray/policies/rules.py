@@ -1,15 +1,22 @@
-"""All rules by the names that the command line and a schedule's provenance use."""
+"""All rules by the names that the command line and a schedule's provenance use; they can be looked up without torch."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from l2c_ray.caching.dynamic import DYNAMIC_RULES, DynamicRule
-from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.config.base import Section, value_of
 from l2c_ray.errors import ConfigError
 from l2c_ray.policies import calibrated, fixed_interval, removal, taylor
 from l2c_ray.schedule import Provenance, Table
+
+if TYPE_CHECKING:
+    from l2c_ray.caching.pipeline import Pipeline
+
+NamedSettings = tuple[str, Section]
+"""A rule's name, and settings of it."""
 
 Settings = TypeVar("Settings", bound=Section)
 
@@ -53,6 +60,24 @@ RULES: dict[str, Rule[Any]] = {
     "from-bottom": Rule(removal.OneSidedRemoval, removal.make_from_bottom, _ONE_SIDED),
     "from-top": Rule(removal.OneSidedRemoval, removal.make_from_top, _ONE_SIDED),
 }
+
+
+def chosen_rules(policies: Sequence[str]) -> list[NamedSettings]:
+    """The rules that `policies` names, each as `NAME:key=value,...`, or as `NAME` for all settings of its curve.
+
+    Raises:
+        ConfigError: there is no such rule, or one of its settings is unknown, missing or out of range.
+    """
+    chosen: list[NamedSettings] = []
+    for text in policies:
+        name, _, given = text.partition(":")
+        chosen += [parse_rule(text)] if given else [(name, settings) for settings in rule_of(name).sweep]
+    return chosen
+
+
+def every_rule() -> tuple[str, ...]:
+    """The names of all rules, those that make schedules first."""
+    return (*RULES, *DYNAMIC_RULES)
 
 
 def parse_rule(text: str) -> tuple[str, Section]:

@@ -1,13 +1,17 @@
 """A fixed interval whose reused values are forecast by a Taylor polynomial (TaylorSeer, arXiv 2503.06923)."""
 
-from typing import Annotated
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.config.base import Section
 from l2c_ray.policies.fixed_interval import Interval, fixed_interval
 from l2c_ray.schedule import Table
+
+if TYPE_CHECKING:
+    from l2c_ray.caching.pipeline import Pipeline
 
 
 class Taylor(Section):

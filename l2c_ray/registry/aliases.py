@@ -1,12 +1,17 @@
 """Moving aliases: the one way in which any of them comes to point to another version."""
 
-from mlflow import MlflowClient
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from l2c_ray.errors import ConflictError, RegistryError
 from l2c_ray.registry.audit import AliasMove, moves_of, utc_now, who_am_i
 from l2c_ray.registry.mutex import exclusive
 from l2c_ray.registry.tracking import server_errors
 from l2c_ray.registry.versions import find, holder_of, missing
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 MOST_WORDS = 500
 """Characters of a reason. A tag has room for 5000 on every database, and JSON takes six for the worst of characters."""

@@ -1,5 +1,7 @@
 """Who moves an alias, and when: what every move leaves behind as a tag of the registered model."""
 
+from __future__ import annotations
+
 import getpass
 import json
 import os
@@ -7,9 +9,10 @@ import socket
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from mlflow.entities.model_registry import RegisteredModel
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import RegisteredModel
 
 WHO_VARIABLE = "L2C_WHO"
 """Says who it is where the machine's user does not, as in CI."""

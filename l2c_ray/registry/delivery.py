@@ -1,9 +1,11 @@
 """What a run has come to, on its way to the tracking server: kept in a file until that has taken all of it."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mlflow import MlflowClient
 from pydantic import BaseModel, ValidationError
 
 from l2c_ray.errors import IntegrityError, L2CError, UnreachableError
@@ -12,6 +14,9 @@ from l2c_ray.registry.tracking import TrackedRun, server_errors
 from l2c_ray.registry.versions import RegisteredVersion
 from l2c_ray.schedule import Name
 from l2c_ray.storage import files
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 
 class Results(BaseModel):

@@ -1,17 +1,20 @@
 """Everything that the registry knows of one version: its tags in order, the verdicts of gates, and its history."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
-
-from mlflow import MlflowClient
+from typing import TYPE_CHECKING, Any
 
 from l2c_ray.registry.aliases import history
 from l2c_ray.registry.audit import AliasMove, utc_now, who_am_i
 from l2c_ray.registry.lineage import PREFIX as LINEAGE
 from l2c_ray.registry.tracking import server_errors
 from l2c_ray.registry.versions import RegisteredVersion
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 _METRIC = "metric."
 _GATE = "gate."

@@ -4,18 +4,21 @@ MLflow has no compare-and-set, but no two registered models have one name. So wh
 `l2c-lock.NAME` holds the lock of NAME, on a database and over REST alike, and deletes it when done.
 """
 
+from __future__ import annotations
+
 import json
 import logging
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
+from typing import TYPE_CHECKING
 
 from l2c_ray.errors import ConflictError
 from l2c_ray.registry.audit import utc_now, who_am_i
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 LOCK_PREFIX = "l2c-lock."
 LEASE_SECONDS = 30.0
@@ -92,6 +95,8 @@ def _acquire(client: MlflowClient, lock: str, token: str, lease_seconds: float) 
 
 def _create(client: MlflowClient, lock: str, content: str) -> bool:
     """False where there is such a lock already."""
+    from mlflow.exceptions import MlflowException
+
     try:
         client.create_registered_model(lock, description=content)
     except MlflowException as error:
@@ -104,6 +109,8 @@ def _create(client: MlflowClient, lock: str, content: str) -> bool:
 
 def _token(client: MlflowClient, lock: str) -> str | None:
     """Whose the lock is; None where there is none."""
+    from mlflow.exceptions import MlflowException
+
     try:
         description = client.get_registered_model(lock).description
     except MlflowException as error:
@@ -118,6 +125,8 @@ def _token(client: MlflowClient, lock: str) -> str | None:
 
 
 def _break(client: MlflowClient, lock: str, token: str) -> None:
+    from mlflow.exceptions import MlflowException
+
     try:
         client.rename_registered_model(lock, f"{lock}.broken.{token}")
     except MlflowException as error:

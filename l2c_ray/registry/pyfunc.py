@@ -1,12 +1,10 @@
 """What MLflow loads a registered schedule as: a function from (label, seed) to images. Named by `loader_module`."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from pathlib import Path
-
-import numpy as np
-import pandas as pd
-from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+from typing import TYPE_CHECKING
 
 from l2c_ray.caching.pipeline import Pipeline, to_pixels
 from l2c_ray.errors import ScheduleError
@@ -14,6 +12,11 @@ from l2c_ray.models import zoo
 from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Schedule
 from l2c_ray.storage.files import read_text
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from mlflow.models import ModelSignature
 
 MODEL_CONFIG: dict[str, str | None] = {"checkpoint": None}
 """What `mlflow.pyfunc.load_model(..., model_config=...)` may set: a folder of weights in diffusers' layout."""
@@ -48,6 +51,10 @@ class ScheduledModel:
 
 def signature(image_shape: tuple[int, int, int]) -> ModelSignature:
     """Of `ScheduledModel.predict`."""
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+
     inputs = Schema([ColSpec(DataType.long, "label"), ColSpec(DataType.long, "seed")])
     return ModelSignature(inputs, Schema([TensorSpec(np.dtype(np.uint8), (-1, *image_shape))]))
 

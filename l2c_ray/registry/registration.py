@@ -1,24 +1,22 @@
 """Making a version of a measured schedule, with all that tells where it comes from and what it does."""
 
+from __future__ import annotations
+
 import json
 import logging
 import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version as installed_version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import mlflow
-import pandas as pd
-from mlflow import MlflowClient
 from pydantic import BaseModel, ConfigDict
 
 from l2c_ray.errors import ConflictError, RegistryError
-from l2c_ray.evaluation.plots import plot_schedule
 from l2c_ray.registry.aliases import history, move_alias
 from l2c_ray.registry.audit import withdrawn
 from l2c_ray.registry.lineage import Lineage
 from l2c_ray.registry.mutex import exclusive
-from l2c_ray.registry.pyfunc import MODEL_CONFIG, signature
 from l2c_ray.registry.tracking import server_errors, unless_there
 from l2c_ray.registry.versions import (
     CHAMPION,
@@ -31,6 +29,9 @@ from l2c_ray.registry.versions import (
     read_all,
 )
 from l2c_ray.schedule import Quality, Schedule
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 CONFIG_FILE = "config.json"
 HEATMAP_FILE = "heatmap.png"
@@ -112,14 +113,20 @@ def _known(client: MlflowClient, name: str, schedule: Schedule) -> RegisteredVer
 
 def _create(client: MlflowClient, name: str, asked: Registration, tags: Mapping[str, str]) -> RegisteredVersion:
     """The version appears when everything of it is there."""
+    import pandas as pd
+    from mlflow import pyfunc, start_run
+
+    from l2c_ray.evaluation.plots import plot_schedule
+    from l2c_ray.registry.pyfunc import MODEL_CONFIG, signature
+
     schedule, lineage = asked.schedule, asked.lineage
     beside = {CONFIG_FILE: json.dumps(dict(lineage.config), indent=1).encode(), HEATMAP_FILE: plot_schedule(schedule)}
     if asked.samples:
         beside[SAMPLES_FILE] = asked.samples
-    with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_id=lineage.run_id):
+    with tempfile.TemporaryDirectory() as folder, start_run(run_id=lineage.run_id):
         path = Path(folder, SCHEDULE_FILE)
         path.write_text(schedule.to_json())
-        logged = mlflow.pyfunc.log_model(
+        logged = pyfunc.log_model(
             name="schedule",
             loader_module="l2c_ray.registry.pyfunc",
             data_path=str(path),

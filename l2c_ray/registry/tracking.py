@@ -1,5 +1,7 @@
 """The MLflow server in use, and one run on it."""
 
+from __future__ import annotations
+
 import logging
 import os
 import re
@@ -10,19 +12,14 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
-
-import mlflow
-import requests
-from mlflow import MlflowClient
-from mlflow.entities import LifecycleStage, Metric, Param
-from mlflow.exceptions import MlflowException
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
 
 from l2c_ray.errors import ConfigError, L2CError, UnreachableError
 from l2c_ray.storage.files import home, make_writable
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 RUN_NAME_TAG = "l2c.run"
 
@@ -66,10 +63,15 @@ def connect() -> MlflowClient:
         os.environ.setdefault(name, value)
     if uri.startswith("sqlite:"):
         _require_database(uri)
+
+    from mlflow import MlflowClient, set_tracking_uri
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import ArgumentError
+
     with server_errors():
         try:
             _knock(uri)
-            mlflow.set_tracking_uri(uri)
+            set_tracking_uri(uri)
             client = MlflowClient(uri)
             client.search_experiments(max_results=1)
         except (ValueError, ArgumentError, MlflowException) as error:
@@ -106,6 +108,8 @@ def server_errors() -> Iterator[None]:
 @contextmanager
 def unless_there() -> Iterator[None]:
     """Creates something that another process may create at the same time."""
+    from mlflow.exceptions import MlflowException
+
     try:
         yield
     except MlflowException as error:
@@ -143,6 +147,8 @@ class TrackedRun:
             self.id: str = found[0].info.run_id
             client.update_run(self.id, status="RUNNING")
         else:
+            from mlflow.entities import Param
+
             run = client.create_run(experiment_id, run_name=name, tags={RUN_NAME_TAG: name})
             self.id = run.info.run_id
             params = [Param(key, str(value)) for key, value in _flatten(config).items()]
@@ -151,6 +157,8 @@ class TrackedRun:
     @server_errors()
     def log_metrics(self, points: Mapping[int, Mapping[str, float]]) -> None:
         """Adds metrics by step, in as few calls as MLflow allows."""
+        from mlflow.entities import Metric
+
         now = int(time.time() * 1000)
         metrics = [Metric(name, value, now, step) for step, values in points.items() for name, value in values.items()]
         for start in range(0, len(metrics), _METRICS_A_CALL):
@@ -188,6 +196,8 @@ class TrackedRun:
 
 
 def _experiment_id(client: MlflowClient, name: str) -> str:
+    from mlflow.entities import LifecycleStage
+
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         # On a database without a server MLflow would put artifacts into the current folder, which a job loses.
@@ -217,6 +227,8 @@ def _require_database(uri: str) -> None:
         StorageError: its folder cannot be written.
         UnreachableError: it is no database.
     """
+    from sqlalchemy import make_url
+
     name = make_url(uri).database or ""
     if name in ("", ":memory:"):
         raise ConfigError(f"MLFLOW_TRACKING_URI={uri}", "is in memory and lost at the end", "name a file")
@@ -242,6 +254,8 @@ def _knock(uri: str) -> None:
     """
     address = urlsplit(uri)
     if address.scheme in ("http", "https"):
+        import requests
+
         answer = requests.get(f"{uri.rstrip('/')}/health", timeout=_CONNECT_SECONDS)
         # A refusal will do: not every server has this route.
         if answer.status_code >= requests.codes.server_error:

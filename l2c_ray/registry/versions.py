@@ -1,5 +1,7 @@
 """Schedules as versions of registered models: what a version is, and how it is looked up."""
 
+from __future__ import annotations
+
 import logging
 import re
 import tempfile
@@ -8,19 +10,18 @@ from dataclasses import dataclass, replace
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar
-
-import mlflow
-from mlflow import MlflowClient
-from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from l2c_ray.errors import IntegrityError, RegistryError
 from l2c_ray.models import zoo
-from l2c_ray.models.checkpoints import WEIGHTS
+from l2c_ray.models.layout import WEIGHTS
 from l2c_ray.registry.tracking import reason, server_errors
 from l2c_ray.schedule import ModelIdentity, Schedule
 from l2c_ray.storage.files import read_text
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
 
 CHAMPION = "champion"
 SCHEDULE_FILE = "schedule.json"
@@ -55,11 +56,11 @@ class RegisteredVersion:
         """What `mlflow.pyfunc.load_model` takes."""
         return f"models:/{self.name}/{self.version}"
 
-    def beats(self, other: "RegisteredVersion") -> bool:
+    def beats(self, other: RegisteredVersion) -> bool:
         """Comparable, not worse in compute share nor in error, and better in one of them."""
         return self.shortfall(other) is None
 
-    def shortfall(self, other: "RegisteredVersion") -> str | None:
+    def shortfall(self, other: RegisteredVersion) -> str | None:
         """Why this one does not beat the other; None where it does."""
         if difference := self.differs_in(other):
             return f"{difference}, so they do not compare"
@@ -69,7 +70,7 @@ class RegisteredVersion:
             return f"it has {self._cost_and_error()}, version {other.version} has {other._cost_and_error()}"
         return None
 
-    def differs_in(self, other: "RegisteredVersion") -> str | None:
+    def differs_in(self, other: RegisteredVersion) -> str | None:
         """Why the two do not compare; None where both were measured alike, on the same weights."""
         for condition in ("weights_sha256", "guidance", "protocol"):
             mine, theirs = getattr(self, condition), getattr(other, condition)
@@ -144,6 +145,28 @@ def versions_of(client: MlflowClient, name: str) -> list[RegisteredVersion]:
     return sorted(versions, key=lambda version: version.version)
 
 
+class Reference(NamedTuple):
+    """What `NAME@ALIAS` or `NAME/VERSION` says; either there is an alias or a version."""
+
+    name: str
+    alias: str | None
+    version: int | None
+
+
+def parse_reference(text: str) -> Reference:
+    """What is written there.
+
+    Raises:
+        RegistryError: it is neither of them.
+    """
+    # Databases have 32 bits for a version's number.
+    written = re.fullmatch(r"(?:models:/)?([\w.-]+)(?:@([\w-]+)|/(\d{1,9}))", text, re.ASCII)
+    if not written:
+        raise RegistryError(text, "is no version", "write NAME@ALIAS or NAME/VERSION")
+    name, alias, version = written.groups()
+    return Reference(name, alias, int(version) if version else None)
+
+
 def look_up(client: MlflowClient, reference: str) -> RegisteredVersion:
     """The version that `NAME@ALIAS` or `NAME/VERSION` stands for.
 
@@ -151,12 +174,10 @@ def look_up(client: MlflowClient, reference: str) -> RegisteredVersion:
         RegistryError: it is neither of them, or there is no such version.
         UnreachableError: the registry does not answer.
     """
-    # Databases have 32 bits for a version's number.
-    written = re.fullmatch(r"(?:models:/)?([\w.-]+)(?:@([\w-]+)|/(\d{1,9}))", reference, re.ASCII)
-    if not written:
-        raise RegistryError(reference, "is no version", "write NAME@ALIAS or NAME/VERSION")
-    name, alias, version = written.groups()
-    return resolve(client, name, alias) if alias else get_version(client, name, int(version))
+    name, alias, version = parse_reference(reference)
+    if alias:
+        return resolve(client, name, alias)
+    return get_version(client, name, cast(int, version))
 
 
 @server_errors()
@@ -178,9 +199,11 @@ def load_schedule(version: RegisteredVersion) -> Schedule:
         IntegrityError: it is another schedule.
         ScheduleError: its file is corrupt.
     """
+    from mlflow.artifacts import download_artifacts
+
     with tempfile.TemporaryDirectory() as folder:
         try:
-            local = mlflow.artifacts.download_artifacts(version.uri, dst_path=folder)
+            local = download_artifacts(version.uri, dst_path=folder)
             text = read_text(Path(local, "data", SCHEDULE_FILE))
         except Exception as error:
             # An artifact store raises whatever its client library does.
@@ -201,6 +224,8 @@ def _embedded_sha256(model: str) -> str | None:
 
 def find(look: Callable[[], _Found]) -> _Found | None:
     """What `look` gets of MLflow; None where there is no such thing."""
+    from mlflow.exceptions import MlflowException
+
     try:
         return look()
     except MlflowException as error:

@@ -1,12 +1,18 @@
 """Solvers whose updates are diffusers' own: every trajectory gets a scheduler of its own, since they keep state."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
-from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from l2c_ray.errors import ConfigError
 from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.sampling.solver import Advance, Solver
+
+if TYPE_CHECKING:
+    from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 
 
 class DPMSolverPP2M(Solver):
@@ -44,6 +50,8 @@ class DPMSolverPP2M(Solver):
         return noisy
 
     def _scheduler(self) -> DPMSolverMultistepScheduler:
+        from diffusers import DPMSolverMultistepScheduler
+
         return DPMSolverMultistepScheduler.from_config(
             self._config, algorithm_type="dpmsolver++", solver_order=2, final_sigmas_type="zero"
         )
@@ -76,6 +84,8 @@ class FlowEuler(Solver):
         return torch.lerp(clean, noise, self._sigmas[step])
 
     def _scheduler(self) -> FlowMatchEulerDiscreteScheduler:
+        from diffusers import FlowMatchEulerDiscreteScheduler
+
         scheduler = FlowMatchEulerDiscreteScheduler.from_config(self._config)
         scheduler.set_timesteps(self._steps)
         scheduler.set_begin_index(0)

@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from l2c_ray.search.results import Order, Point, Result
+from l2c_ray.search.results import WARM_FROM, Order, Point, Result
 from l2c_ray.search.space import Space, distance
 from l2c_ray.search.storage import StudyStorage, patiently
 from l2c_ray.search.study import Objective
@@ -23,7 +23,6 @@ DRIVER, UNTIL = "driver", "lease_until"
 RETRY_OF, ATTEMPT, ORIGIN = "retry_of", "attempt", "origin"
 PARENT, POINT_OF_PARENT, DERIVED = "parent", "point_of_parent", "derived"
 REASON, RUN_AGAIN = "reason", "run_again"
-WARM_FROM = "warm_from"
 """User attributes of a trial."""
 
 

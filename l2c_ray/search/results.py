@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+WARM_FROM = "warm_from"
+"""What a trial's record and its schedules' provenance say of the trial that it began from."""
+
 Outcome = Literal["finished", "pruned", "failed", "lost"]
 
 

@@ -1,14 +1,18 @@
 """Keeps up with an alias of the registry in a thread of its own, so that no request ever waits for the registry."""
 
+from __future__ import annotations
+
 import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-
-from mlflow import MlflowClient
+from typing import TYPE_CHECKING
 
 from l2c_ray.registry.versions import RegisteredVersion, load_schedule, resolve
 from l2c_ray.schedule import Schedule
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 _log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from unit_factories import GUIDANCE, cost, sampler_identity, small_schedule
 
 from l2c_ray.models import zoo
-from l2c_ray.models.checkpoints import WEIGHTS
+from l2c_ray.models.layout import WEIGHTS
 from l2c_ray.registry.tracking import TrackedRun
 from l2c_ray.schedule import Guidance, Provenance, Quality, Schedule
 

@@ -8,15 +8,13 @@ from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.errors import ConfigError, ScheduleError
 from l2c_ray.evaluation import shipped
 from l2c_ray.evaluation.candidates import (
-    chosen_rules,
-    every_rule,
     frontier_candidates,
     standard_candidates,
     steps_over_the_curve,
 )
 from l2c_ray.evaluation.shipped import shipped_schedules
 from l2c_ray.policies.fixed_interval import fixed_interval
-from l2c_ray.policies.rules import RULES
+from l2c_ray.policies.rules import RULES, chosen_rules, every_rule
 from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Guidance, Schedule
 

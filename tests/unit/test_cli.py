@@ -71,7 +71,7 @@ def test_generate_refuses_a_model_that_draws_latents(
     refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(zoo, "load", lambda *_: zoo.skeleton("dit-s-8-256"))
-    line = refused("generate", "dit-s-8-256", "--label", 3, "--out", tmp_path / "a.png")
+    line = refused("generate", "dit-s-8-256", "--label", 3, "--out", tmp_path / "a.png", "--checkpoint", tmp_path)
     assert "have 4 channels and are no pictures" in line
 
 

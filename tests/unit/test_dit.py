@@ -14,8 +14,8 @@ from unit_factories import Trap, tiny_dit
 from l2c_ray.errors import CheckpointError, ConfigError
 from l2c_ray.models import zoo
 from l2c_ray.models.base import CacheableTransformer, compute_all
-from l2c_ray.models.checkpoints import CONFIG, WEIGHTS
 from l2c_ray.models.dit import DiT
+from l2c_ray.models.layout import CONFIG, WEIGHTS
 
 SCHEDULER = Path("scheduler", "scheduler_config.json")
 

@@ -11,10 +11,10 @@ from l2c_ray.config.pretraining import PretrainingConfig
 from l2c_ray.data import digits
 from l2c_ray.data.images import LabelledImages
 from l2c_ray.errors import CheckpointError, ConfigError, LearningError, StorageError
-from l2c_ray.evaluation import model_card
+from l2c_ray.evaluation import classifier, model_card
 from l2c_ray.learning.pretraining import Pretrainer, pretrain
 from l2c_ray.models import zoo
-from l2c_ray.models.checkpoints import WEIGHTS
+from l2c_ray.models.layout import WEIGHTS
 
 TINY = """\
 name = "digits-dit"
@@ -211,7 +211,7 @@ def test_model_that_is_there_stays_when_the_new_one_cannot_be_judged(
     pretrain_and_report(tiny, [], out)
     before = contents(out)
     (tmp_path / CHECKPOINT).unlink()
-    monkeypatch.setattr(model_card.classifier, "WEIGHTS", tmp_path / "none")
+    monkeypatch.setattr(classifier, "WEIGHTS", tmp_path / "none")
     with pytest.raises(CheckpointError):
         pretrain_and_report(tiny, ["seed=1"], out)
     assert contents(out) == before

@@ -13,7 +13,7 @@ from torch import Tensor
 from l2c_ray.errors import CheckpointError
 from l2c_ray.models import zoo
 from l2c_ray.models.base import CacheableTransformer, compute_all
-from l2c_ray.models.checkpoints import CONFIG, WEIGHTS
+from l2c_ray.models.layout import CONFIG, WEIGHTS
 from l2c_ray.models.macs import count_macs
 from l2c_ray.models.uvit import UViTShape
 

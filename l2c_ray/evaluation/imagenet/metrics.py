@@ -5,8 +5,6 @@ import warnings
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.inception import InceptionScore
 
 from l2c_ray.evaluation.imagenet.reference import Moments
 
@@ -17,6 +15,8 @@ class FrechetTally:
     """Adds up the features of two sets, batch by batch, to what the Fréchet distance between them needs."""
 
     def __init__(self, width: int) -> None:
+        from torchmetrics.image.fid import FrechetInceptionDistance
+
         self._metric = FrechetInceptionDistance(feature=_AsTheyAre(width))
 
     def add(self, features: Tensor, *, real: bool) -> None:
@@ -39,6 +39,8 @@ class FrechetTally:
 
 def inception_score(logits: Tensor) -> float:
     """Of logits [n, classes]: the mean over 10 parts, into which the images fall at random, always the same ones."""
+    from torchmetrics.image.inception import InceptionScore
+
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         # Of the memory that the logits take.
         warnings.simplefilter("ignore", UserWarning)
