@@ -7,6 +7,7 @@ import typer
 
 from l2c_ray.cli.output import console, notes, shards_display
 from l2c_ray.config.encoding import EncodingConfig
+from l2c_ray.data.sources.base import told
 from l2c_ray.distributed.encoding import encode
 
 
@@ -16,6 +17,8 @@ def encode_and_report(config: EncodingConfig, as_json: bool) -> None:
         encoded = encode(config, on_shard)
     if encoded.skipped:
         notes.print(f"warning: {encoded.skipped} broken images were left out", soft_wrap=True)
+    if encoded.passed_over:
+        notes.print(f"passed over what is no image: {told(encoded.passed_over)}", soft_wrap=True)
     if as_json:
         typer.echo(json.dumps(asdict(encoded)))
     else:
