@@ -14,12 +14,15 @@ def encode_and_report(config: EncodingConfig, as_json: bool) -> None:
     """Encodes with progress on the way, then says what is where."""
     require_there("latents.vae", config.latents.vae)
 
+    from l2c_ray.data.sources.base import told
     from l2c_ray.distributed.encoding import encode
 
     with shards_display() as on_shard:
         encoded = encode(config, on_shard)
     if encoded.skipped:
         notes.print(f"warning: {encoded.skipped} broken images were left out", soft_wrap=True)
+    if encoded.passed_over:
+        notes.print(f"passed over what is no image: {told(encoded.passed_over)}", soft_wrap=True)
     if as_json:
         typer.echo(json.dumps(asdict(encoded)))
     else:

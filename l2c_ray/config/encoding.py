@@ -2,13 +2,19 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from l2c_ray.config.base import Folder, JobConfig, Place, Section
 from l2c_ray.config.learn import ClusterSection
 from l2c_ray.schedule import Sha256
+from l2c_ray.storage.trees import compiled_glob
 
 SourceKind = Literal["folder", "parquet", "webdataset"]
+
+
+def _glob(pattern: str) -> str:
+    compiled_glob(pattern)
+    return pattern
 
 
 class SourceSection(Section):
@@ -19,9 +25,12 @@ class SourceSection(Section):
     """
 
     images: Place
-    """The folder that holds the subfolders, the .parquet files or the .tar files."""
+    """The folder that holds the subfolders, the .parquet files or the .tar files, at any depth."""
+    files: Annotated[str, Field(min_length=1), AfterValidator(_glob)] | None = None
+    """A glob of those to read, by their names from `images` on: `*` stands for anything within a name, `**` for any
+    folders, as in `train-*.parquet` or `**/train-*.tar`. Without it all are, if they belong to one split."""
     kind: SourceKind = "folder"
-    classes: Annotated[int, Field(ge=1)] = 1000
+    classes: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     """Labels are 0..classes-1. Subfolders that are no numbers get theirs in the order of their names."""
     image_column: Annotated[str, Field(min_length=1)] = "image"
     """Of Parquet files: of bytes, or of structs with a field `bytes` as in data sets of Hugging Face."""
@@ -62,8 +71,8 @@ class LatentSettings(Section):
 
     format: Literal["l2c-latents/1"] = "l2c-latents/1"
     shards: Annotated[int, Field(ge=1)]
-    channels: Annotated[int, Field(ge=1)]
-    size: Annotated[int, Field(ge=1)]
+    channels: Annotated[int, Field(ge=1, le=1024)]
+    size: Annotated[int, Field(ge=1, le=4096)]
     """Height and width of a latent."""
     classes: Annotated[int, Field(ge=1)]
     image_size: int

@@ -6,8 +6,13 @@ import warnings
 import numpy as np
 from PIL import Image
 
+from l2c_ray.data.colours import to_rgb
+
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 """What is opened; the many other readers of PIL are never let near a file."""
+
+_MOST_PIXELS = 89_478_485
+"""Above which PIL warns; in memory four bytes each, and as many again while colours are converted."""
 
 
 def center_crop(content: bytes, size: int) -> np.ndarray:
@@ -21,10 +26,12 @@ def center_crop(content: bytes, size: int) -> np.ndarray:
     """
     try:
         with warnings.catch_warnings():
-            # PIL warns of what is large and refuses what is twice as large.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(content), formats=_FORMATS).convert("RGB")
-        return _crop(_shrink(image, size), size)
+            # Odd metadata, which nobody here reads. How large it is is looked at here.
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(content), formats=_FORMATS)
+            if image.width * image.height > _MOST_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels are too many")
+            return _crop(_shrink(to_rgb(image), size), size)
     except Exception as error:
         # PIL lets whatever a broken file leads to through: SyntaxError, EOFError, zlib.error and the like.
         reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -37,7 +44,7 @@ def _shrink(image: Image.Image, size: int) -> Image.Image:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)
     width, height = round(image.width * scale), round(image.height * scale)
-    if width * height > (Image.MAX_IMAGE_PIXELS or width * height):
+    if width * height > _MOST_PIXELS:
         raise ValueError(f"{image.width} x {image.height} pixels are too long for their width")
     return image.resize((width, height), Image.Resampling.BICUBIC)
 

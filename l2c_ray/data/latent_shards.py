@@ -2,9 +2,11 @@
 
 import io
 import json
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +23,10 @@ from l2c_ray.storage.objects import ObjectStore
 _SHARD = re.compile(r"^latents-(\d+)-([1-9]\d*)\.parquet$")
 _COLUMNS = ("latent", "label", "name")
 _SKIPPED = b"skipped"
+_BYTES = 2
+"""Of a value in float16."""
+_MOST_NAMES_BYTES = 64 << 20
+"""Of labels, and of names of images and those that were skipped."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ def open_shards(store: ObjectStore) -> tuple[LatentSettings, list[Shard]]:
     if SETTINGS not in names:
         raise StorageError(store.address, f"has no latents: there is no {SETTINGS}", "give a place of l2c encode")
     settings, shards = read_settings(store, LatentSettings), _shards(names)
-    missing = len(set(range(settings.shards)) - {shard.number for shard in shards})
+    missing = settings.shards - len({shard.number for shard in shards if shard.number < settings.shards})
     if missing:
         problem = f"lacks {missing} of {settings.shards} shards"
         raise StorageError(store.address, problem, "encode into it again, which makes those alone")
@@ -99,19 +105,39 @@ def read(store: ObjectStore, shard: Shard, settings: LatentSettings) -> Labelled
         UnreachableError: the store does not answer.
     """
     source = f"{store.address}/{shard.name}"
+    values = settings.channels * settings.size**2
+    content = store.get(shard.name, 2 * shard.images * values * _BYTES + _MOST_NAMES_BYTES)
     try:
-        table = pq.read_table(pa.BufferReader(store.get(shard.name)), columns=list(_COLUMNS))
-        flat = table["latent"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        latents = torch.from_numpy(flat.reshape(shard.images, settings.channels, settings.size, settings.size).copy())
-        labels = torch.from_numpy(table["label"].to_numpy().copy())
-        if latents.dtype != torch.float16 or labels.dtype != torch.int64 or len(labels) != shard.images:
-            raise ValueError(f"{len(labels)} labels of {labels.dtype} with latents of {latents.dtype}")
-        if not latents.isfinite().all() or labels.min() < 0 or labels.max() >= settings.classes:
-            raise ValueError("a latent that is not finite, or a label out of range")
-    except (pa.ArrowException, KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
+        return _decode(content, shard.images, settings)
+    except Exception as error:
+        # Arrow lets whatever a damaged file leads to through.
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise StorageError(source, f"is no shard of these latents ({reason})", "remove it and encode again") from error
+
+
+def _decode(content: bytes, images: int, settings: LatentSettings) -> LabelledImages:
+    shape = (images, settings.channels, settings.size, settings.size)
+    file = pq.ParquetFile(pa.BufferReader(content))
+    # Latents take as much as they have values and are not compressed, so that no small file can become a large one.
+    if len(content) < math.prod(shape) * _BYTES or file.metadata.num_rows != images:
+        raise ValueError(f"{file.metadata.num_rows} rows in {len(content)} bytes")
+    if any(codec != "UNCOMPRESSED" for codec in _codecs(file.metadata)):
+        raise ValueError("it is compressed")
+    table = file.read(columns=["latent", "label"])
+    flat = table["latent"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    latents = torch.from_numpy(flat.reshape(shape).copy())
+    labels = torch.from_numpy(table["label"].to_numpy().copy())
+    if latents.dtype != torch.float16 or labels.dtype != torch.int64 or len(labels) != images:
+        raise ValueError(f"{len(labels)} labels of {labels.dtype} with latents of {latents.dtype}")
+    if not latents.isfinite().all() or labels.min() < 0 or labels.max() >= settings.classes:
+        raise ValueError("a latent that is not finite, or a label out of range")
     return LabelledImages(latents, labels)
+
+
+def _codecs(metadata: Any) -> Iterator[str]:
+    for group in range(metadata.num_row_groups):
+        for column in range(metadata.num_columns):
+            yield metadata.row_group(group).column(column).compression
 
 
 def _shards(names: set[str]) -> list[Shard]:

@@ -1,5 +1,7 @@
 """Images on their way to the autoencoder and back: what is done to each, and shards put together again."""
 
+import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,11 +15,14 @@ from l2c_ray.data import latent_shards
 from l2c_ray.data.cropping import center_crop
 from l2c_ray.data.latent_shards import Shard
 from l2c_ray.data.seeding import draw_seed
-from l2c_ray.data.sources.base import Example, ImageFiles, Part
+from l2c_ray.data.sources.base import Example, ImageFiles, Part, told
 from l2c_ray.errors import EncodingError, StorageError
 
 Row = dict[str, Any]
-"""An image on its way: `shard` and `place` in it, `last` of it, `name`, `label`, `problem` and `pixels` or `latent`."""
+"""An image on its way: `shard` and `place` in it, `last` of it, `name`, `label`, `problem` and `pixels` or `latent`.
+
+The last one of a shard has in `passed_over`, as JSON, how many members were no images, by their kind.
+"""
 
 
 def rows_of(source: ImageFiles, part: Part, how: LatentsSection) -> Iterator[Row]:
@@ -32,10 +37,12 @@ def rows_of(source: ImageFiles, part: Part, how: LatentsSection) -> Iterator[Row
     for place, example in enumerate(source.read(part)):
         if before:
             yield before
-        before = {"shard": part.number, "place": place, "last": False} | _prepare(example, how)
+        before = {"shard": part.number, "place": place, "last": False, "passed_over": ""} | _prepare(example, how)
     if not before:
-        raise StorageError(", ".join(part.files), "has no image", "remove it, or get it again")
-    yield before | {"last": True}
+        there = told(source.passed_over)
+        problem = "has no image" + (f", but {there}" if there else "")
+        raise StorageError(", ".join(part.files), problem, "remove it, or get it again")
+    yield before | {"last": True, "passed_over": json.dumps(source.passed_over)}
 
 
 def noise_of(names: list[str], seed: int, shape: tuple[int, int, int]) -> Tensor:
@@ -79,6 +86,8 @@ class Gatherer:
         self._unfinished: dict[int, _Unfinished] = {}
         self.skipped: list[str] = []
         """Names of the images of finished shards that were left out."""
+        self.passed_over: Counter[str] = Counter()
+        """How many members of finished shards were no images, by their kind."""
 
     def add(self, row: Mapping[str, Any]) -> tuple[Shard, bytes] | None:
         """The shard and its content, if the row was the last that it lacked.
@@ -110,6 +119,7 @@ class Gatherer:
             problem = f"and all others of shard {number} are broken ({rows[0]['problem']})"
             raise StorageError(skipped[0], problem, "repair them or take them away")
         self.skipped += skipped
+        self.passed_over.update(json.loads(rows[-1]["passed_over"]))
         content = latent_shards.encode(
             np.stack([row["latent"] for row in good]),
             [int(row["label"]) for row in good],

@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from l2c_ray.config.base import Section
 from l2c_ray.errors import ConfigError, StorageError
+from l2c_ray.storage.files import MOST_TEXT_BYTES
 from l2c_ray.storage.objects import ObjectStore
 
 SETTINGS = "settings.json"
@@ -21,7 +22,7 @@ def read_settings(store: ObjectStore, kind: type[_Settings]) -> _Settings:
     """
     source = f"{store.address}/{SETTINGS}"
     try:
-        values = json.loads(store.get(SETTINGS))
+        values = json.loads(store.get(SETTINGS, MOST_TEXT_BYTES))
     except (ValueError, RecursionError) as error:
         raise StorageError(source, f"is not JSON ({error})", "give a place that a run of this kind wrote") from error
     return kind.parse(values, source)

@@ -40,6 +40,8 @@ class Encoded:
     """Shards; the others were there before."""
     skipped: int
     """Images of the shards made now that are broken and were left out."""
+    passed_over: dict[str, int]
+    """How many files, and members of the shards made now, were no images, by their kind."""
 
 
 def encode(config: EncodingConfig, on_shard: Callable[[int, int], None]) -> Encoded:
@@ -58,7 +60,8 @@ def encode(config: EncodingConfig, on_shard: Callable[[int, int], None]) -> Enco
             that were finished stay.
     """
     store = objects.open_store(config.latents.storage)
-    settings = _settings(config, parts := open_source(config).parts())
+    source = open_source(config)
+    settings = _settings(config, parts := source.parts())
     there = claim(store, settings)
     gatherer = preparing.Gatherer(config.latents)
     on_shard(len(there), len(parts))
@@ -73,7 +76,8 @@ def encode(config: EncodingConfig, on_shard: Callable[[int, int], None]) -> Enco
             done[shard.number] = shard
             on_shard(len(done), len(parts))
     images = sum(shard.images for shard in done.values())
-    return Encoded(store.address, images, len(parts), len(missing), len(gatherer.skipped))
+    passed_over = dict(source.passed_over + gatherer.passed_over)
+    return Encoded(store.address, images, len(parts), len(missing), len(gatherer.skipped), passed_over)
 
 
 def _settings(config: EncodingConfig, parts: list[Part]) -> LatentSettings:

@@ -76,14 +76,18 @@ class ObjectStore(ABC):
     def delete(self, name: str) -> None:
         """Removes the object, if it is there."""
 
-    def get(self, name: str) -> bytes:
+    def get(self, name: str, most: int | None = None) -> bytes:
         """The object's content, compared with what it should hash to where the store knows that.
 
         Raises:
-            StorageError: it is missing or damaged, or was replaced while it was read.
+            StorageError: it is missing or damaged, has more than `most` bytes, or was replaced while it was read.
         """
+        there = self.find(name) if most is not None else None
+        if there and most is not None and there.size > most:
+            problem = f"has {there.size} bytes, more than the {most} that are expected at most"
+            raise StorageError(f"{self.address}/{name}", problem, "check the address")
         content = BytesIO()
-        found = self._receive(name, None, content)
+        found = self._receive(name, there, content)
         if any(_hash(content, function) != digest for function, digest in found.digests.items()):
             raise self._damaged(name)
         return content.getvalue()

@@ -1,112 +1,173 @@
-"""Files of others below one address, a folder or a prefix in a bucket of S3, listed and streamed."""
+"""Files of others below one address, a folder or a prefix in a bucket of S3, listed and read."""
 
 import os
 import re
+import stat
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Literal, NamedTuple
 
-import pyarrow as pa
-from pyarrow import fs
+from l2c_ray.errors import L2CError, StorageError
+from l2c_ray.storage import files
 
-from l2c_ray.errors import StorageError, UnreachableError
-from l2c_ray.storage.addresses import parse_s3
-
-_SECONDS_TO_CONNECT = 10
-_SECONDS_TO_ANSWER = 60
-_ATTEMPTS = 9
-"""The client doubles its pauses, up to 20 s: a server that refuses connections may be away for about a minute."""
-_AWAY = re.compile(r"NETWORK_CONNECTION|SERVICE_UNAVAILABLE|SLOW_DOWN|REQUEST_TIMEOUT|INTERNAL_FAILURE|[Tt]imeout")
-"""How the client calls an error of a server that is away, or does not work just now."""
+EntryKind = Literal["file", "folder", "dangling link", "device or pipe"]
 
 
-class FileTree:
-    """What is below a folder's path or `s3://bucket/prefix`; it is only read.
+class Entry(NamedTuple):
+    """Something that is there."""
+
+    name: str
+    """Below the address, with slashes."""
+    kind: EntryKind
+    size: int = 0
+    """Bytes of a file."""
+
+
+class FileTree(ABC):
+    """Everything below a folder's path or `s3://bucket/prefix`; it is only read.
 
     Every method raises a `StorageError` where the place is not there or not this user's, and an `UnreachableError`
-    where it has not answered for a while.
+    where it has not answered for a while. Whatever a library raises over the content of a file while it is open
+    becomes a `StorageError` that names the file.
     """
 
-    def __init__(self, address: str, environment: Mapping[str, str] = os.environ) -> None:
-        """Nothing is read yet.
+    address: str
 
-        Args:
-            environment: where AWS_ENDPOINT_URL, AWS_REGION and the keys are looked up; for what is not there the S3
-                client looks into its own places.
+    def entries(self) -> list[Entry]:
+        """All that is there at any depth, sorted by name. Folders that links lead to are entered.
 
         Raises:
-            StorageError: it is no such address.
+            StorageError: two of the folders are one, which a link leads to.
         """
-        self.address = address.rstrip("/")
-        if "://" not in address:
-            self._system: fs.FileSystem = fs.LocalFileSystem()
-            self._root = str(Path(address).expanduser().absolute())
-            return
-        bucket, prefix = parse_s3(address)
         with self._typed_errors(self.address):
-            self._system = _s3(environment)
-        self._root = f"{bucket}/{prefix}".rstrip("/")
+            return sorted(self._entries())
 
-    def files(self, deep: bool = False) -> dict[str, int]:
-        """Sizes of the files directly below the address, or at any depth, by their names with slashes; sorted."""
-        return {name: info.size for name, info in self._found(fs.FileType.File, deep)}
+    def read(self, name: str, most: int) -> bytes:
+        """The file's content.
 
-    def folders(self) -> list[str]:
-        """Names of the folders directly below the address, also empty ones; sorted."""
-        return [name for name, _ in self._found(fs.FileType.Directory, deep=False)]
-
-    def read(self, name: str) -> bytes:
-        with self._typed_errors(f"{self.address}/{name}"), self._system.open_input_stream(self._path(name)) as stream:
-            return cast(bytes, stream.read())
+        Raises:
+            StorageError: it has more than `most` bytes.
+        """
+        with self.stream(name) as file:
+            content = file.read(most + 1)
+        if len(content) > most:
+            problem = f"has more than {most >> 20} MiB, too many for what is read here"
+            raise StorageError(self.path(name), problem, "take it away")
+        return content
 
     @contextmanager
-    def open(self, name: str) -> Iterator[Any]:
-        """The file for reading from any place in it, as pyarrow and the standard library take it."""
-        with self._typed_errors(f"{self.address}/{name}"), self._system.open_input_file(self._path(name)) as file:
+    def open(self, name: str) -> Iterator[IO[bytes]]:
+        """The file for reading from any place in it."""
+        with self._typed_errors(self.path(name)), self._open(name) as file:
             yield file
 
     @contextmanager
     def stream(self, name: str) -> Iterator[IO[bytes]]:
         """The file for reading from its beginning to its end."""
-        with self._typed_errors(f"{self.address}/{name}"), self._system.open_input_stream(self._path(name)) as file:
+        with self._typed_errors(self.path(name)), self._stream(name) as file:
             yield file
 
-    def _found(self, kind: fs.FileType, deep: bool) -> list[tuple[str, fs.FileInfo]]:
-        """By name, without those that are hidden or in a hidden folder."""
-        with self._typed_errors(self.address):
-            found = self._system.get_file_info(fs.FileSelector(self._root, recursive=deep))
-        named = [(info.path[len(self._root) + 1 :], info) for info in found if info.type == kind]
-        named.sort(key=lambda each: each[0])
-        return [(name, info) for name, info in named if not any(part.startswith(".") for part in name.split("/"))]
+    def path(self, name: str) -> str:
+        """The file as errors name it."""
+        return f"{self.address}/{name}"
 
-    def _path(self, name: str) -> str:
-        return f"{self._root}/{name}"
+    @abstractmethod
+    def _entries(self) -> Iterator[Entry]: ...
+
+    @abstractmethod
+    def _open(self, name: str) -> AbstractContextManager[IO[bytes]]: ...
+
+    @abstractmethod
+    def _stream(self, name: str) -> AbstractContextManager[IO[bytes]]: ...
 
     @contextmanager
     def _typed_errors(self, subject: str) -> Iterator[None]:
         try:
             yield
-        except (OSError, pa.ArrowException) as error:
-            reason = str(error.strerror if isinstance(error, OSError) and error.strerror else error).splitlines()[0]
-            remedy = "check the path" if "://" not in self.address else "check the bucket and the AWS_* variables"
-            if "://" in self.address and _AWAY.search(str(error)):
-                raise UnreachableError(subject, f"S3 does not answer ({reason})", "try again later") from error
-            raise StorageError(subject, f"cannot be read ({reason})", remedy) from error
+        except L2CError:
+            raise
+        except Exception as error:
+            # The file system's, and of libraries that read the file whatever damaged content leads to.
+            reason = str(error.strerror if isinstance(error, OSError) and error.strerror else error)
+            raise self._typed(subject, (reason or type(error).__name__).splitlines()[0], error) from error
+
+    def _typed(self, subject: str, reason: str, error: Exception) -> L2CError:
+        remedy = "check the path" if isinstance(error, OSError) else "get it again"
+        return StorageError(subject, f"cannot be read ({reason})", remedy)
 
 
-def _s3(environment: Mapping[str, str]) -> fs.S3FileSystem:
-    """A client that finds the same server and keys as `l2c_ray.storage.objects`."""
-    given = {
-        "endpoint_override": environment.get("AWS_ENDPOINT_URL_S3", environment.get("AWS_ENDPOINT_URL")),
-        "region": environment.get("AWS_REGION", environment.get("AWS_DEFAULT_REGION")),
-        "access_key": environment.get("AWS_ACCESS_KEY_ID"),
-        "secret_key": environment.get("AWS_SECRET_ACCESS_KEY"),
-        "session_token": environment.get("AWS_SESSION_TOKEN"),
-    }
-    return fs.S3FileSystem(
-        connect_timeout=_SECONDS_TO_CONNECT,
-        request_timeout=_SECONDS_TO_ANSWER,
-        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
-        **{key: value for key, value in given.items() if value},
-    )
+class FolderTree(FileTree):
+    """Files of this machine; only ordinary ones are opened."""
+
+    def __init__(self, path: Path) -> None:
+        """Nothing is read yet."""
+        self.address = str(path)
+        self._root = path
+
+    def _entries(self) -> Iterator[Entry]:
+        found_as: dict[tuple[int, int], str] = {}
+        waiting = [""]
+        while waiting:
+            folder = waiting.pop()
+            self._require_first(folder, found_as)
+            for each in sorted(os.scandir(self._root / folder), key=lambda each: each.name):
+                entry = _entry(each, f"{folder}/{each.name}".lstrip("/"))
+                yield entry
+                if entry.kind == "folder":
+                    waiting.append(entry.name)
+
+    def _require_first(self, folder: str, found_as: dict[tuple[int, int], str]) -> None:
+        """Two ways to one folder would give its images twice, and a circle of links without an end."""
+        path = self._root / folder
+        status = path.stat()
+        first = found_as.setdefault((status.st_dev, status.st_ino), folder)
+        if first != folder:
+            raise StorageError(str(path), f"is the same folder as {self._root / first}", "remove one of the two links")
+
+    def _open(self, name: str) -> AbstractContextManager[IO[bytes]]:
+        return files.opened(self._root / name)
+
+    _stream = _open
+
+
+def open_tree(address: str, environment: Mapping[str, str] = os.environ) -> FileTree:
+    """The files below a folder's path or `s3://bucket/prefix`; nothing is read yet.
+
+    Args:
+        environment: where AWS_ENDPOINT_URL, AWS_REGION and the keys are looked up; for what is not there the S3
+            client looks into its own places.
+
+    Raises:
+        StorageError: it is no such address.
+    """
+    if "://" not in address:
+        return FolderTree(Path(address).expanduser().absolute())
+    # Loading Arrow takes half a second, which whoever reads a folder need not wait for.
+    from l2c_ray.storage.bucket_tree import BucketTree
+
+    return BucketTree(address, environment)
+
+
+def compiled_glob(pattern: str) -> re.Pattern[str]:
+    """What matches the names that a glob does: `*` within a name, `**` any folders.
+
+    Raises:
+        ValueError: it is no glob.
+    """
+    from fsspec.utils import glob_translate
+
+    return re.compile(glob_translate(pattern))
+
+
+def _entry(found: os.DirEntry[str], name: str) -> Entry:
+    try:
+        status = found.stat()
+    except OSError:
+        if not found.is_symlink():
+            raise
+        return Entry(name, "dangling link")
+    if stat.S_ISDIR(status.st_mode):
+        return Entry(name, "folder")
+    return Entry(name, "file" if stat.S_ISREG(status.st_mode) else "device or pipe", status.st_size)

@@ -75,7 +75,7 @@ def test_latents_in_an_object_store_are_those_of_its_images_and_are_learned_from
     upload(cluster.home / "images", server)
     address = f"s3://{BUCKET}/latents"
     places = (f"latents.storage={address}", f"source.images=s3://{BUCKET}/images")
-    there = {"address": address, "images": 12, "shards": 3, "made_now": 3, "skipped": 1}
+    there = {"address": address, "images": 12, "shards": 3, "made_now": 3, "skipped": 1, "passed_over": {}}
     assert encode(cluster, config, *places, **server.environment()) == there
 
     store = open_store(address, server.environment())

@@ -34,9 +34,9 @@ class CountingStore(Folder):
         super().__init__(path)
         self.read: Counter[str] = Counter()
 
-    def get(self, name: str) -> bytes:
+    def get(self, name: str, most: int | None = None) -> bytes:
         self.read[name] += 1
-        return super().get(name)
+        return super().get(name, most)
 
 
 def fill(folder: Path) -> ObjectStore:

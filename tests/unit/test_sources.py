@@ -10,23 +10,24 @@ from picture_files import picture, write_folder, write_parquet, write_tar
 from l2c_ray.data.sources.base import Example, ImageFiles, fingerprint
 from l2c_ray.data.sources.folder import ClassFolders
 from l2c_ray.data.sources.parquet import ParquetImages
+from l2c_ray.data.sources.parquet_check import Columns
 from l2c_ray.data.sources.webdataset import TarImages
 from l2c_ray.errors import StorageError
-from l2c_ray.storage.trees import FileTree
+from l2c_ray.storage.trees import open_tree
 
 COUNTS = {"cat": 4, "dog": 3, "owl": 4}
 
 
 def folders(path: Path, classes: int = 3, part_size: int = 4, seed: int = 0) -> ClassFolders:
-    return ClassFolders(FileTree(str(path)), classes, part_size, seed)
+    return ClassFolders(open_tree(str(path)), None, classes, part_size, seed)
 
 
 def tables(path: Path, part_size: int = 4, image: str = "image") -> ParquetImages:
-    return ParquetImages(FileTree(str(path)), 3, part_size, image, "label")
+    return ParquetImages(open_tree(str(path)), None, 3, part_size, Columns(image, "label"))
 
 
 def tars(path: Path) -> TarImages:
-    return TarImages(FileTree(str(path)), 3)
+    return TarImages(open_tree(str(path)), None, 3)
 
 
 def everything(source: ImageFiles) -> list[Example]:
@@ -173,7 +174,7 @@ def test_half_a_tar_and_none_are_refused(tmp_path: Path) -> None:
     pairs_end = whole.index(b"2.jpg") // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
     for cut in (700, pairs_end - tarfile.BLOCKSIZE - 100, pairs_end, pairs_end + 100, end):
         path.write_bytes(whole[:cut])
-        assert f"{path}: is no whole tar" in refusal(tars(tmp_path))
+        assert f"{path}: cannot be read" in refusal(tars(tmp_path))
     path.unlink()
     assert "has no .tar file" in refusal(tars(tmp_path))
 

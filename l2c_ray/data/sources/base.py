@@ -2,11 +2,17 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from l2c_ray.data.sources.choosing import choose, require_one_split
 from l2c_ray.errors import StorageError
+from l2c_ray.storage.trees import Entry, FileTree
+
+MOST_IMAGE_BYTES = 64 << 20
+"""Of an image's file; one of ImageNet has 15 MB at most."""
 
 
 class Example(NamedTuple):
@@ -36,13 +42,46 @@ class Part:
 class ImageFiles(ABC):
     """A source of images. Both methods raise a `StorageError` that names what cannot be read or does not fit."""
 
+    suffixes: frozenset[str]
+    """Of the files that are read, in small letters."""
+
+    def __init__(self, tree: FileTree, pattern: str | None) -> None:
+        """Nothing is read yet.
+
+        Args:
+            pattern: a glob for the names of the files to read; all that can be are without it.
+        """
+        self._tree = tree
+        self._pattern = pattern
+        self.passed_over: Counter[str] = Counter()
+        """Files and members that were come upon and are no images, by their kind."""
+
     @abstractmethod
     def parts(self) -> list[Part]:
-        """All of it, the same parts whenever it is asked and nothing has changed; at least one."""
+        """All of it, the same parts whenever it is asked and nothing has changed; at least one.
+
+        Raises:
+            ConfigError: `pattern` chooses nothing.
+        """
 
     @abstractmethod
     def read(self, part: Part) -> Iterator[Example]:
         """The images of a part, always in the same order."""
+
+    def _choose(self, entries: Sequence[Entry]) -> dict[str, int]:
+        """Sizes of the files to read by their names; they belong to one split, unless `pattern` chose them."""
+        self.passed_over.clear()
+        sizes = choose(self._tree, entries, self.suffixes, self._pattern, self.passed_over)
+        if not self._pattern:
+            remedy = "choose with source.files, as in '**/train*', or '**' for all"
+            require_one_split(self._tree.address, sizes, remedy)
+        return sizes
+
+    def _nothing(self, wanted: str) -> StorageError:
+        """The error of a source without an image."""
+        there = told(self.passed_over)
+        problem = f"has no {wanted}" + (f", but {there}" if there else "")
+        return StorageError(self._tree.address, problem, "check source.images and source.kind")
 
 
 def fingerprint(parts: Sequence[Part]) -> str:
@@ -65,6 +104,9 @@ def require_label(given: object, classes: int, name: str) -> int:
     return given
 
 
-def nothing_there(address: str, wanted: str) -> StorageError:
-    """The error of a source without an image."""
-    return StorageError(address, f"has no {wanted}", "check source.images and source.kind")
+def told(passed_over: Mapping[str, int], most: int = 8) -> str:
+    """How many were passed over, by kind, the most frequent first."""
+    common = Counter(passed_over).most_common()
+    others = sum(count for _, count in common[most:])
+    shown = [f"{count} {kind}" for kind, count in common[:most]]
+    return ", ".join([*shown, f"{others} others"] if others else shown)

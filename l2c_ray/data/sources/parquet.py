@@ -1,82 +1,94 @@
 """Parquet files with a column of encoded images and one of labels, as data sets of Hugging Face are published."""
 
 from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from l2c_ray.data.sources.base import Example, ImageFiles, Part, nothing_there, require_label
+from l2c_ray.data.sources import parquet_check
+from l2c_ray.data.sources.base import MOST_IMAGE_BYTES, Example, ImageFiles, Part, require_label
+from l2c_ray.data.sources.parquet_check import Columns, Contents
 from l2c_ray.errors import StorageError
 from l2c_ray.storage.trees import FileTree
 
-_ROWS_AT_A_TIME = 64
+_BUFFER_BYTES = 1 << 20
+"""A column is read in pieces of it, however large its row groups are."""
+
+_MOST_PARTS_OF_A_GROUP = 100
 
 
 class ParquetImages(ImageFiles):
     """A part is up to `part_size` rows of one file, in their order."""
 
-    def __init__(self, tree: FileTree, classes: int, part_size: int, image_column: str, label_column: str) -> None:
-        self._tree = tree
+    suffixes = frozenset({"parquet"})
+
+    def __init__(self, tree: FileTree, pattern: str | None, classes: int, part_size: int, columns: Columns) -> None:
+        super().__init__(tree, pattern)
         self._classes = classes
         self._part_size = part_size
-        self._image_column = image_column
-        self._label_column = label_column
+        self._columns = columns
 
     def parts(self) -> list[Part]:
-        found: list[tuple[str, tuple[int, int]]] = []
-        sizes = self._tree.files()
-        for file in sizes:
-            if file.endswith(".parquet"):
-                rows = self._rows(file)
-                found += [
-                    (file, (start, min(start + self._part_size, rows))) for start in range(0, rows, self._part_size)
-                ]
-        if not found:
-            raise nothing_there(self._tree.address, ".parquet file with a row")
-        return [Part(number, (file,), (sizes[file],), rows=rows) for number, (file, rows) in enumerate(found)]
+        sizes = self._choose(self._tree.entries())
+        contents = {file: self._contents(file, size) for file, size in sizes.items()}
+        self._require_small_groups(contents)
+        self._require_same_classes(contents)
+        ranges = [
+            (file, (start, min(start + self._part_size, inside.rows)))
+            for file, inside in contents.items()
+            for start in range(0, inside.rows, self._part_size)
+        ]
+        if not ranges:
+            raise self._nothing(".parquet file with a row")
+        return [Part(number, (file,), (sizes[file],), rows=rows) for number, (file, rows) in enumerate(ranges)]
 
     def read(self, part: Part) -> Iterator[Example]:
-        (file,), (first, end) = part.files, part.rows
+        (file,), (size,), (first, end) = part.files, part.sizes, part.rows
         with self._tree.open(file) as content:
-            table = pq.ParquetFile(content)
-            groups, start = _groups_with(table.metadata, first, end)
-            columns = [self._image_column, self._label_column]
-            for batch in table.iter_batches(_ROWS_AT_A_TIME, row_groups=groups, columns=columns):
-                inside = range(max(first, start), min(end, start + batch.num_rows))
-                if inside:
-                    rows = batch.slice(inside.start - start, len(inside)).to_pylist()
-                    yield from (
-                        self._example(f"{file}#{number}", row) for number, row in zip(inside, rows, strict=True)
-                    )
-                start += batch.num_rows
+            table = pq.ParquetFile(content, buffer_size=_BUFFER_BYTES)
+            parquet_check.check(table, size, self._columns, self._tree.path(file))
+            groups, number = _groups_with(table.metadata, first, end)
+            # One row at a time: a column may say a picture once and then that all rows have it.
+            for batch in table.iter_batches(1, row_groups=groups, columns=list(self._columns)):
+                if first <= number < end:
+                    (row,) = batch.to_pylist()
+                    yield self._example(f"{file}#{number}", row)
+                number += 1
+        if number < end:
+            raise StorageError(self._tree.path(file), f"ends before its row {number}", "get it again")
 
     def _example(self, name: str, row: dict[str, Any]) -> Example:
-        image = row[self._image_column]
+        image = row[self._columns.image]
         content = image.get("bytes") if isinstance(image, dict) else image
+        if content and len(content) > MOST_IMAGE_BYTES:
+            problem = f"has {len(content)} bytes, and a picture has {MOST_IMAGE_BYTES} at most"
+            raise StorageError(name, problem, "take it away")
         # Without bytes it is as broken as an image of wrong bytes.
-        return Example(name, content or b"", require_label(row[self._label_column], self._classes, name))
+        return Example(name, content or b"", require_label(row[self._columns.label], self._classes, name))
 
-    def _rows(self, file: str) -> int:
+    def _contents(self, file: str, size: int) -> Contents:
         with self._tree.open(file) as content:
-            table = pq.ParquetFile(content)
-            schema = table.schema_arrow
-            self._require_column(file, schema, self._image_column, "bytes or structs of bytes", _is_image)
-            self._require_column(file, schema, self._label_column, "integers", pa.types.is_integer)
-            return int(table.metadata.num_rows)
+            return parquet_check.check(pq.ParquetFile(content), size, self._columns, self._tree.path(file))
 
-    def _require_column(self, file: str, schema: Any, name: str, kind: str, fits: Any) -> None:
-        subject = f"{self._tree.address}/{file}"
-        if name not in schema.names:
-            raise StorageError(subject, f"has no column {name}", f"name one of {', '.join(schema.names)}")
-        if not fits(schema.field(name).type):
-            raise StorageError(subject, f"{name} is {schema.field(name).type}, not {kind}", "name another column")
+    def _require_small_groups(self, contents: dict[str, Contents]) -> None:
+        """Nothing, if little is read in vain: a part reads its row groups from their first row on."""
+        for file, inside in contents.items():
+            if inside.most_rows_in_group > _MOST_PARTS_OF_A_GROUP * self._part_size:
+                problem = f"has a row group of {inside.most_rows_in_group} rows, each part of which reads those before"
+                least = -(-inside.most_rows_in_group // _MOST_PARTS_OF_A_GROUP)
+                remedy = f"set latents.shard_size to {least} or more, or write it with smaller row groups"
+                raise StorageError(self._tree.path(file), problem, remedy)
 
-
-def _is_image(kind: Any) -> bool:
-    if pa.types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0 and _is_image(kind.field("bytes").type)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    def _require_same_classes(self, contents: dict[str, Contents]) -> None:
+        """Nothing, if a label means the same in all files that say what theirs mean."""
+        named = [(file, inside.classes) for file, inside in contents.items() if inside.classes]
+        for file, classes in named[1:]:
+            first, expected = named[0]
+            for label, (given, wanted) in enumerate(zip_longest(classes, expected)):
+                if given != wanted:
+                    problem = f"means {given} by the label {label}, and {first} means {wanted}"
+                    raise StorageError(self._tree.path(file), problem, "choose files of one set with source.files")
 
 
 def _groups_with(metadata: Any, first: int, end: int) -> tuple[list[int], int]:

@@ -1,74 +1,85 @@
 """Tars in the layout of webdataset: members that follow each other and differ in their suffix alone are an image."""
 
-import tarfile
 from collections.abc import Iterator
 from itertools import groupby
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
-from l2c_ray.data.sources.base import Example, ImageFiles, Part, nothing_there, require_label
+from l2c_ray.data.sources.base import MOST_IMAGE_BYTES, Example, ImageFiles, Part, require_label
+from l2c_ray.data.sources.choosing import kind_passed_over
+from l2c_ray.data.sources.tars import Member, members
 from l2c_ray.errors import StorageError
 from l2c_ray.storage.trees import FileTree
 
-_IMAGES = {"jpg", "jpeg", "png", "webp", "bmp"}
+_IMAGES = frozenset({"jpg", "jpeg", "png", "webp", "bmp"})
 _LABEL = "cls"
-_END = "end of file header"
-"""As the standard library calls the zeros that every whole tar ends with."""
+_READ = _IMAGES | {_LABEL}
+_MOST_LABEL_BYTES = 32
 
 
-class _Member(NamedTuple):
+class _File(NamedTuple):
     key: str
     suffix: str
     content: bytes
 
 
-class _Header(tarfile.TarInfo):
-    """Of a member. After the first, the standard library takes whatever is no header for the end of the tar."""
-
-    @classmethod
-    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
-        try:
-            return super().fromtarfile(tarfile_)
-        except tarfile.HeaderError as error:
-            if str(error) == _END:
-                raise
-            raise tarfile.ReadError(str(error)) from error
-
-
 class TarImages(ImageFiles):
     """A part is a tar: how many images it has is known only when all of it has been read."""
 
-    def __init__(self, tree: FileTree, classes: int) -> None:
-        self._tree = tree
+    suffixes = frozenset({"tar"})
+
+    def __init__(self, tree: FileTree, pattern: str | None, classes: int) -> None:
+        super().__init__(tree, pattern)
         self._classes = classes
 
     def parts(self) -> list[Part]:
-        tars = [(file, size) for file, size in self._tree.files().items() if file.endswith(".tar")]
+        tars = self._choose(self._tree.entries())
         if not tars:
-            raise nothing_there(self._tree.address, ".tar file")
-        return [Part(number, (file,), (size,)) for number, (file, size) in enumerate(tars)]
+            raise self._nothing(".tar file")
+        return [Part(number, (file,), (size,)) for number, (file, size) in enumerate(tars.items())]
 
     def read(self, part: Part) -> Iterator[Example]:
-        (file,) = part.files
-        for key, members in groupby(self._members(file), key=lambda member: member.key):
-            content = {member.suffix: member.content for member in members}
-            name = f"{file}#{key}"
-            images = _IMAGES & content.keys()
+        (tar,), (size,) = part.files, part.sizes
+        seen: set[str] = set()
+        for key, files in groupby(self._files(tar, size), key=lambda file: file.key):
+            name = f"{tar}#{key}"
+            if key in seen:
+                raise StorageError(name, "is there twice", "give every image of a tar a name of its own")
+            seen.add(key)
+            content = _by_suffix(name, files)
+            images = sorted(_IMAGES & content.keys())
             if len(images) != 1 or _LABEL not in content:
-                problem = f"has {', '.join(sorted(content)) or 'nothing'}, not one picture and {_LABEL}"
+                problem = f"has {', '.join(sorted(content))}, not one picture and {_LABEL}"
                 raise StorageError(name, problem, "give pairs such as x.jpg and x.cls")
-            yield Example(name, content[images.pop()], require_label(_number(content[_LABEL]), self._classes, name))
+            yield Example(name, content[images[0]], require_label(_number(content[_LABEL]), self._classes, name))
 
-    def _members(self, file: str) -> Iterator[_Member]:
-        try:
-            with self._tree.stream(file) as stream, tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as tar:
-                for member in tar:
-                    content = tar.extractfile(member) if member.isfile() else None
-                    if content:
-                        folder, slash, base = member.name.rpartition("/")
-                        key, _, suffix = base.partition(".")
-                        yield _Member(folder + slash + key, suffix.lower(), content.read())
-        except tarfile.TarError as error:
-            raise StorageError(f"{self._tree.address}/{file}", f"is no whole tar ({error})", "get it again") from error
+    def _files(self, tar: str, size: int) -> Iterator[_File]:
+        """Pictures and labels, with what belongs together one after the other."""
+        with self._tree.stream(tar) as stream:
+            for member in members(stream, size):
+                folder, slash, base = member.name.rpartition("/")
+                key, _, suffix = base.partition(".")
+                kind = kind_passed_over(member.name, suffix, _READ)
+                if kind or member.kind != "file":
+                    self.passed_over[kind or member.kind] += 1
+                else:
+                    yield _File(folder + slash + key, suffix.lower(), _content(tar, member, suffix.lower()))
+
+
+def _content(tar: str, member: Member, suffix: str) -> bytes:
+    most = _MOST_LABEL_BYTES if suffix == _LABEL else MOST_IMAGE_BYTES
+    if member.size > most:
+        problem = f"has {member.size} bytes, and a {'label' if suffix == _LABEL else 'picture'} has {most} at most"
+        raise StorageError(f"{tar}#{member.name}", problem, "take it away")
+    return member.read()
+
+
+def _by_suffix(name: str, files: Iterator[_File]) -> dict[str, bytes]:
+    content: dict[str, bytes] = {}
+    for file in files:
+        if file.suffix in content:
+            raise StorageError(name, f"has {file.suffix} twice", "give every image of a tar a name of its own")
+        content[file.suffix] = file.content
+    return content
 
 
 def _number(content: bytes) -> int | str:

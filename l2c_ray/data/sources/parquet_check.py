@@ -1,0 +1,94 @@
+"""What a Parquet file says of itself, checked before a row of it is read."""
+
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from l2c_ray.errors import StorageError
+
+_MOST_UNPACKED = 64 << 20
+_MOST_EXPANSION = 16
+"""Bytes that may come of a file: so many, or so many times what it has. Pictures are compressed as they are."""
+
+
+class Columns(NamedTuple):
+    """Names of the two that are read."""
+
+    image: str
+    label: str
+
+
+class Contents(NamedTuple):
+    """What parts are made of, and what the labels mean if the file says so."""
+
+    rows: int
+    most_rows_in_group: int
+    classes: tuple[str, ...] | None
+
+
+def check(table: pq.ParquetFile, size: int, columns: Columns, path: str) -> Contents:
+    """What a file of `size` bytes holds.
+
+    Args:
+        path: of the file, for errors.
+
+    Raises:
+        StorageError: it lacks a column, or tells of more than could be in it.
+    """
+    schema = table.schema_arrow
+    _require_column(path, schema, columns.image, "bytes or structs of bytes", is_image)
+    _require_column(path, schema, columns.label, "integers", pa.types.is_integer)
+    groups = [table.metadata.row_group(number).num_rows for number in range(table.metadata.num_row_groups)]
+    _require_likely_rows(path, groups, table.metadata.num_rows, size)
+    _require_likely_bytes(path, table.metadata, size, columns)
+    return Contents(sum(groups), max(groups, default=0), _class_names(schema, columns.label))
+
+
+def is_image(kind: Any) -> bool:
+    """Whether a column of this type of Arrow's can hold files."""
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and is_image(kind.field("bytes").type)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _require_column(path: str, schema: Any, name: str, kind: str, fits: Callable[[Any], bool]) -> None:
+    count = schema.names.count(name)
+    if count != 1:
+        problem = f"has {count or 'no'} column{'s' if count else ''} {name}"
+        raise StorageError(path, problem, f"name one of {', '.join(schema.names)}")
+    if not fits(schema.field(name).type):
+        raise StorageError(path, f"{name} is {schema.field(name).type}, not {kind}", "name another column")
+
+
+def _require_likely_rows(path: str, groups: list[int], rows: int, size: int) -> None:
+    if sum(groups) != rows or min(groups, default=0) < 0 or rows > size:
+        raise StorageError(path, f"says of its {size} bytes that they are {rows} images", "get it again")
+
+
+def _require_likely_bytes(path: str, metadata: Any, size: int, columns: Columns) -> None:
+    leaves = [
+        leaf
+        for leaf in range(metadata.num_columns)
+        if f"{metadata.schema.column(leaf).path}.".startswith((f"{columns.image}.", f"{columns.label}."))
+    ]
+    unpacked = sum(
+        metadata.row_group(group).column(leaf).total_uncompressed_size
+        for group in range(metadata.num_row_groups)
+        for leaf in leaves
+    )
+    if unpacked > max(_MOST_UNPACKED, _MOST_EXPANSION * size):
+        problem = f"would become {unpacked >> 20} MiB of {size} bytes, which pictures never do"
+        raise StorageError(path, problem, "get it again, or write the pictures as JPEG or PNG")
+
+
+def _class_names(schema: Any, label: str) -> tuple[str, ...] | None:
+    """As the library `datasets` of Hugging Face writes them beside the schema."""
+    try:
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        names = features[label]["names"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None
+    return tuple(map(str, names)) if isinstance(names, list) else None
