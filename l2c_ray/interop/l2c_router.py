@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from l2c_ray.errors import InvalidInputError, ScheduleError
 from l2c_ray.learning.router import Router
@@ -21,8 +20,8 @@ from l2c_ray.sampling.dpm_solver_2 import DPMSolver2
 from l2c_ray.sampling.solver import Solver
 from l2c_ray.schedule import Table
 from l2c_ray.storage.pickled import read_pickled
+from l2c_ray.storage.tensors import flaw
 
-_NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _ROW = re.compile(r"\d+\.prob")
 _ROUTERS = "routers"
 _BESIDE_ROUTERS = {"opt", "args"}
@@ -90,20 +89,7 @@ def _require_rows(rows: Mapping[Any, Any], steps: int, units: int, path: Path) -
         subject = f"{name} in {path}"
         if name not in rows:
             raise ScheduleError(subject, "is missing", _REMEDY)
-        logits = rows[name]
-        if not _is_plain(logits):
-            raise ScheduleError(subject, "is no tensor of floating-point numbers", _REMEDY)
-        if logits.shape != (units,):
-            raise ScheduleError(subject, f"has shape {list(logits.shape)} for {units} units", _REMEDY)
-        if not logits.isfinite().all():
-            raise ScheduleError(subject, "has a logit that is not finite", _REMEDY)
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether it is a tensor whose numbers can be looked at; files may hold sparse ones, and ones without numbers."""
-    return (
-        isinstance(value, Tensor)
-        and value.dtype in _NUMBERS
-        and value.layout is torch.strided
-        and value.device.type == "cpu"
-    )
+        if problem := flaw(rows[name]):
+            raise ScheduleError(subject, problem, _REMEDY)
+        if rows[name].shape != (units,):
+            raise ScheduleError(subject, f"has shape {list(rows[name].shape)} for {units} units", _REMEDY)

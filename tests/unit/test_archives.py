@@ -62,8 +62,8 @@ def test_missing_member_is_refused_with_those_there_are(tmp_path: Path) -> None:
 def test_what_is_no_archive_is_refused_naming_it(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.npz").write_bytes(content)
     assert refused(tmp_path / "a.npz").subject == "given.npz"
-    assert refused(tmp_path / "none.npz").subject == "given.npz"
-    assert refused(tmp_path).subject == "given.npz"
+    assert refused(tmp_path / "none.npz").subject == str(tmp_path / "none.npz")
+    assert refused(tmp_path).subject == str(tmp_path)
 
 
 def test_member_that_ends_early_or_is_damaged_is_refused_naming_it(tmp_path: Path) -> None:

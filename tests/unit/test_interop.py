@@ -2,6 +2,7 @@ import io
 import json
 import pickle
 import tarfile
+import warnings
 from argparse import Namespace
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from unit_factories import model_identity, sampler_identity, small_schedule, tiny_dit
 
 from l2c_ray.errors import CheckpointError, InvalidInputError, ScheduleError, StorageError
@@ -99,6 +101,13 @@ def test_threshold_that_is_no_score_is_refused(router: Path, theta: float) -> No
         read_dit(saved(of_dit(), router), theta)
 
 
+def nested() -> Tensor:
+    with warnings.catch_warnings():
+        # Torch tells that it may change them.
+        warnings.simplefilter("ignore")
+        return torch.nested.nested_tensor([torch.ones(2), torch.ones(2)])
+
+
 NAN = torch.full((UNITS,), float("nan"))
 
 
@@ -115,9 +124,10 @@ NAN = torch.full((UNITS,), float("nan"))
         (of_dit(routers=rows(4, **{"3_prob": NAN})), "3.prob in .* not finite"),
         (of_dit(routers=rows(4, **{"1_prob": -torch.inf * torch.ones(4)})), "1.prob in .* not finite"),
         (of_dit(routers=rows(4, **{"2_prob": torch.ones(4, dtype=torch.int64)})), "2.prob in .* floating-point"),
-        (of_dit(routers=rows(4, **{"2_prob": torch.ones(4, device="meta")})), "2.prob in .* floating-point"),
-        (of_dit(routers=rows(4, **{"2_prob": torch.ones(4).to_sparse()})), "2.prob in .* floating-point"),
-        (of_dit(routers=rows(4, **{"2_prob": [0.0] * 4})), "2.prob in .* floating-point"),
+        (of_dit(routers=rows(4, **{"2_prob": torch.ones(4, device="meta")})), "2.prob in .* the device meta"),
+        (of_dit(routers=rows(4, **{"2_prob": torch.ones(4).to_sparse()})), "2.prob in .* a sparse_coo tensor"),
+        (of_dit(routers=rows(4, **{"2_prob": nested()})), "2.prob in .* a nested tensor"),
+        (of_dit(routers=rows(4, **{"2_prob": [0.0] * 4})), "2.prob in .* no tensor"),
         (of_dit(routers=rows(4, **{"2_prob": torch.ones(4).to(torch.float8_e4m3fn)})), "2.prob in .* floating-point"),
         (of_dit(routers=rows(4, **{"2_bias": torch.ones(4)})), "2.bias in .* no row"),
         (of_dit(routers={**rows(3), "9.prob": torch.ones(4)}), "3.prob in .* missing"),
