@@ -73,7 +73,7 @@ def _unwrapped(content: Any, path: Path) -> tuple[Mapping[Any, Any], str]:
         return content, DPMSolver2.name
     for key in content:
         if key not in {_ROUTERS, *_BESIDE_ROUTERS}:
-            raise ScheduleError(f"{key} in {path}", "is no part of a router file", _REMEDY)
+            raise ScheduleError(f"{_label(key)} in {path}", "is no part of a router file", _REMEDY)
     if not isinstance(rows := content[_ROUTERS], dict):
         raise ScheduleError(f"{_ROUTERS} in {path}", "is no dictionary of router rows", _REMEDY)
     return rows, DDIM.name
@@ -81,15 +81,18 @@ def _unwrapped(content: Any, path: Path) -> tuple[Mapping[Any, Any], str]:
 
 def _require_rows(rows: Mapping[Any, Any], steps: int, units: int, path: Path) -> None:
     for key in rows:
-        if not _ROW.fullmatch(str(key)):
-            raise ScheduleError(f"{key} in {path}", "is no row of a router", _REMEDY)
+        if not isinstance(key, str) or not _ROW.fullmatch(key):
+            raise ScheduleError(f"{_label(key)} in {path}", "is no row of a router", _REMEDY)
     if len(rows) != steps:
         raise ScheduleError(str(path), f"has {len(rows)} rows for {steps} steps", _REMEDY)
     for name in (f"{row}.prob" for row in range(steps)):
         subject = f"{name} in {path}"
         if name not in rows:
             raise ScheduleError(subject, "is missing", _REMEDY)
-        if problem := flaw(rows[name]):
+        if problem := flaw(rows[name], (units,)):
             raise ScheduleError(subject, problem, _REMEDY)
-        if rows[name].shape != (units,):
-            raise ScheduleError(subject, f"has shape {list(rows[name].shape)} for {units} units", _REMEDY)
+
+
+def _label(key: object) -> str:
+    """A key as errors name it; one of another type than these may be nested too deep to be written."""
+    return str(key) if isinstance(key, str | int) else f"a key of type {type(key).__name__}"

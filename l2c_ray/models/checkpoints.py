@@ -135,9 +135,8 @@ def require_tensors(shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str,
     for name, shape in shapes.items():
         if name not in tensors:
             raise _misfit(name, source, "is missing")
-        require_weights({name: tensors[name]}, source)
-        if tensors[name].shape != shape:
-            raise _misfit(name, source, f"has shape {list(tensors[name].shape)}, not {list(shape)}")
+        if problem := flaw(tensors[name], shape):
+            raise _misfit(name, source, problem)
     for name in tensors:
         if name not in shapes:
             raise _misfit(name, source, "is no tensor of this model")
@@ -151,8 +150,8 @@ def require_weights(tensors: Mapping[str, Tensor], source: Path) -> None:
     """
     for name, tensor in tensors.items():
         if problem := flaw(tensor):
-            raise CheckpointError(f"{name} in {source}", problem, "save the trained weights as plain tensors")
+            raise _misfit(name, source, problem)
 
 
 def _misfit(tensor: str, source: Path, problem: str) -> CheckpointError:
-    return CheckpointError(f"{tensor} in {source}", problem, "give weights of this family and size")
+    return CheckpointError(f"{tensor} in {source}", problem, "give trained weights of this family and size")

@@ -38,18 +38,22 @@ def read_public(path: Path) -> dict[str, Tensor]:
 def _innermost(content: Any, path: Path) -> dict[str, Tensor]:
     nesting: list[str] = []
     while isinstance(content, dict) and (key := _way_in(content, nesting, path)) is not None:
-        nesting.append(str(key))
+        nesting.append(key)
         content = content[key]
     found = content if isinstance(content, dict) else {}
-    tensors = {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
+    tensors = {str(name): value for name, value in found.items() if _is_named(name, value)}
     if not tensors:
         raise _unclear(path, nesting, "holds no dictionary of tensors by name")
     return tensors
 
 
-def _way_in(content: Mapping[Any, Any], nesting: list[str], path: Path) -> Any:
+def _is_named(name: object, value: object) -> bool:
+    return isinstance(value, Tensor) and isinstance(name, str | int)
+
+
+def _way_in(content: Mapping[Any, Any], nesting: list[str], path: Path) -> str | None:
     """The key of the dictionary to look into; None if the tensors are here."""
-    inner = [key for key, value in content.items() if isinstance(value, dict) and value]
+    inner = [key for key, value in content.items() if isinstance(value, dict) and value and isinstance(key, str)]
     if len(nesting) == _MOST_NESTINGS:
         raise _unclear(path, nesting, "nests dictionaries without an end")
     for key in _KEYS:
@@ -58,7 +62,7 @@ def _way_in(content: Mapping[Any, Any], nesting: list[str], path: Path) -> Any:
     if not inner or any(isinstance(value, Tensor) for value in content.values()):
         return None
     if len(inner) > 1:
-        keys = ", ".join(map(str, inner))
+        keys = ", ".join(inner)
         raise _unclear(path, nesting, f"holds a dictionary under each of {keys}, and none of {', '.join(_KEYS)}")
     return inner[0]
 

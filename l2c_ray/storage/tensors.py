@@ -59,11 +59,8 @@ def opened_weights(path: Path) -> Iterator[BufferedReader]:
         raise CheckpointError(error.subject, error.problem, error.remedy) from error
 
 
-def flaw(value: object) -> str | None:
-    """Why a value of a file is no tensor of weights: its kind, layout or numbers; None if it is one.
-
-    What has none takes at most twice the memory of the file, whatever shape it claims.
-    """
+def flaw(value: object, shape: tuple[int, ...] | None = None) -> str | None:
+    """Why a value of a file is no tensor of weights of this shape, of any if none is given; None if it is one."""
     if not isinstance(value, Tensor):
         return "is no tensor"
     if value.dtype not in _WEIGHTS:
@@ -72,6 +69,8 @@ def flaw(value: object) -> str | None:
         return f"is a {'nested' if value.is_nested else _name_of(value.layout)} tensor, not a plain (strided) one"
     if value.device.type != "cpu":
         return f"is on the device {value.device.type}, so that the file has none of its numbers"
+    if shape is not None and value.shape != shape:
+        return f"has shape {list(value.shape)}, not {list(shape)}"
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
         return "claims more numbers than the file has"
     if not value.isfinite().all():
