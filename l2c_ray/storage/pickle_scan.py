@@ -20,7 +20,7 @@ _KNOWN = re.compile(
     r"collections OrderedDict|_codecs encode|argparse Namespace"
     r"|torch (Size|device|bool|[bq]?u?(int|float)\d+\w*|complex\d+)"
     r"|torch(\.(cuda|storage))? \w+Storage|torch\.(serialization _get_layout|nn\.parameter Parameter)"
-    r"|torch\._utils _rebuild_(parameter|tensor|tensor_v2|tensor_v3|sparse_tensor|nested_tensor|meta_tensor_no_storage)"
+    r"|torch\._utils _rebuild_(parameter|tensor|tensor_v2|tensor_v3|sparse_tensor|meta_tensor_no_storage)"
     r"|numpy(\._?core\.multiarray (scalar|_reconstruct)| dtype| ndarray)"
     r"|pathlib(\._local)? (Pure)?(Posix|Windows)?Path"
 )

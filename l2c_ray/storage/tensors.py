@@ -65,8 +65,8 @@ def flaw(value: object, shape: tuple[int, ...] | None = None) -> str | None:
         return "is no tensor"
     if value.dtype not in _WEIGHTS:
         return f"holds {_name_of(value.dtype)}, not floating-point numbers of 16, 32 or 64 bits"
-    if value.is_nested or value.layout is not torch.strided:
-        return f"is a {'nested' if value.is_nested else _name_of(value.layout)} tensor, not a plain (strided) one"
+    if value.layout is not torch.strided:
+        return f"is a {_name_of(value.layout)} tensor, not a plain (strided) one"
     if value.device.type != "cpu":
         return f"is on the device {value.device.type}, so that the file has none of its numbers"
     if shape is not None and value.shape != shape:

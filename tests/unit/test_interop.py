@@ -2,7 +2,6 @@ import io
 import json
 import pickle
 import tarfile
-import warnings
 from argparse import Namespace
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from unit_factories import model_identity, sampler_identity, small_schedule, tiny_dit
 
 from l2c_ray.errors import CheckpointError, InvalidInputError, ScheduleError, StorageError
@@ -101,13 +99,6 @@ def test_threshold_that_is_no_score_is_refused(router: Path, theta: float) -> No
         read_dit(saved(of_dit(), router), theta)
 
 
-def nested() -> Tensor:
-    with warnings.catch_warnings():
-        # Torch tells that it may change them.
-        warnings.simplefilter("ignore")
-        return torch.nested.nested_tensor([torch.ones(2), torch.ones(2)])
-
-
 NAN = torch.full((UNITS,), float("nan"))
 
 
@@ -126,7 +117,6 @@ NAN = torch.full((UNITS,), float("nan"))
         (of_dit(routers=rows(4, **{"2_prob": torch.ones(4, dtype=torch.int64)})), "2.prob in .* floating-point"),
         (of_dit(routers=rows(4, **{"2_prob": torch.ones(4, device="meta")})), "2.prob in .* the device meta"),
         (of_dit(routers=rows(4, **{"2_prob": torch.ones(4).to_sparse()})), "2.prob in .* a sparse_coo tensor"),
-        (of_dit(routers=rows(4, **{"2_prob": nested()})), "2.prob in .* a nested tensor"),
         (of_dit(routers=rows(4, **{"2_prob": [0.0] * 4})), "2.prob in .* no tensor"),
         (of_dit(routers=rows(4, **{"2_prob": torch.ones(4).to(torch.float8_e4m3fn)})), "2.prob in .* floating-point"),
         (of_dit(routers=rows(4, **{"2_bias": torch.ones(4)})), "2.bias in .* no row"),
@@ -139,6 +129,14 @@ def test_router_that_does_not_fit_is_refused_naming_what_does_not(router: Path, 
     with pytest.raises(ScheduleError, match=named) as caught:
         read_dit(saved(content, router))
     assert str(router) in caught.value.subject
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("options", [{}, {"_use_new_zipfile_serialization": False}], ids=["zip", "legacy"])
+def test_nested_tensor_in_a_router_is_refused_and_not_made(router: Path, options: dict[str, Any]) -> None:
+    nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(2)])
+    with pytest.raises(CheckpointError, match="it asks for torch._utils._rebuild_nested_tensor"):
+        read_dit(saved(of_dit(routers=rows(4, **{"2_prob": nested})), router, **options))
 
 
 def test_dit_router_for_the_sampler_of_uvit_is_refused(router: Path) -> None:
