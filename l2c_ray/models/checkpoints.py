@@ -19,6 +19,9 @@ WEIGHTS = Path("transformer", "diffusion_pytorch_model.safetensors")
 CONFIG = WEIGHTS.with_name("config.json")
 
 _MOST_CONFIG_BYTES = 1 << 20
+_MOST_TIMESTEPS = 100_000
+_MOST_SIDE = 2048
+"""Of an image, in pixels or latents: a table of the positions in it is made that no file holds."""
 
 _SCHEDULER = {
     "prediction_type": "epsilon",
@@ -66,7 +69,10 @@ def read_scheduler(folder: Path) -> DDIMScheduler:
     Raises:
         CheckpointError: it is missing or broken, or asks for another way of sampling than the solvers have.
     """
-    read_config(folder / "scheduler" / "scheduler_config.json")
+    path = folder / "scheduler" / "scheduler_config.json"
+    steps = read_config(path).get("num_train_timesteps")
+    if isinstance(steps, int) and steps > _MOST_TIMESTEPS:
+        raise _oversized("num_train_timesteps", path, steps, _MOST_TIMESTEPS)
     try:
         # Whatever device a model is built on, solvers read the noise schedule.
         with torch.device("cpu"):
@@ -91,9 +97,10 @@ def read_module(kind: Any, folder: Path) -> Any:
     for index in folder.glob("*.index.json"):
         # Diffusers would read the files that it names, whatever they are.
         raise CheckpointError(str(index), "names weights in several files", f"give them all in {WEIGHTS.name}")
-    read_config(folder / CONFIG.name)
+    tensors = read_tensors(folder / WEIGHTS.name)
     # Diffusers would make whole numbers of a file floating-point ones, and leave out half of complex ones.
-    require_weights(read_tensors(folder / WEIGHTS.name), folder / WEIGHTS.name)
+    require_weights(tensors, folder / WEIGHTS.name)
+    require_sizes(folder / CONFIG.name, tensors)
     try:
         module, report = kind.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
@@ -108,6 +115,27 @@ def read_module(kind: Any, folder: Path) -> Any:
                 str(folder), f"{problem.replace('_', ' ')}: {tensor}", "give the weights that belong to its config.json"
             )
     return module
+
+
+def require_sizes(config: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuses a config whose model would be far larger than the tensors beside it, before that is built.
+
+    Raises:
+        CheckpointError: it is no config, or names the first size that is too large.
+    """
+    layers = dict.fromkeys(("num_layers", "depth", "layers_per_block"), len(tensors))
+    sides = dict.fromkeys(("sample_size", "image_size"), _MOST_SIDE)
+    numbers = sum(tensor.numel() for tensor in tensors.values())
+    for key, value in read_config(config).items():
+        most = (layers | sides).get(key, numbers)
+        for size in value if isinstance(value, list) else [value]:
+            if isinstance(size, int) and size > most:
+                raise _oversized(key, config, size, most)
+
+
+def _oversized(key: str, config: Path, size: int, most: int) -> CheckpointError:
+    problem = f"is {size}, more than the {most} that a model of these weights can have"
+    return CheckpointError(f"{key} in {config}", problem, "give a whole model of this family")
 
 
 def unloadable(place: Path, error: Exception) -> CheckpointError:

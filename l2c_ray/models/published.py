@@ -70,7 +70,7 @@ def _way_in(content: Mapping[Any, Any], nesting: list[str], path: Path) -> str |
 def _named(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """The tensors without what torch's wrappers put into their names."""
     names = {name: ".".join(part for part in name.split(".") if part not in _WRAPPERS) for name in tensors}
-    while all(own.startswith(_PARALLEL) or own == _COUNT for own in names.values()):
+    while {own.startswith(_PARALLEL) for own in names.values() if own != _COUNT} == {True}:
         names = {name: own.removeprefix(_PARALLEL) for name, own in names.items() if own != _COUNT}
     owners: dict[str, str] = {}
     for name, own in names.items():

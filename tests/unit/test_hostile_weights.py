@@ -105,6 +105,37 @@ def test_config_that_is_too_large_or_too_deep_is_refused(
         (tmp_path / part).write_bytes(whole)
 
 
+LARGE = {
+    "dit": {"num_layers": 10**9, "sample_size": 10**6, "num_embeds_ada_norm": 10**9, "norm_num_groups": 10**400},
+    "uvit": {"depth": 10**9, "image_size": 10**6, "width": 10**9, "num_classes": 10**400},
+    "autoencoder": {"layers_per_block": 10**9, "sample_size": 10**6, "block_out_channels": [8, 10**9]},
+}
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_config_of_a_far_larger_model_than_the_weights_is_refused_unbuilt(tmp_path: Path, kind: str) -> None:
+    save_in, load, parts = FOLDERS[kind]
+    save_in(tmp_path)
+    path = tmp_path / parts[1]
+    config = json.loads(path.read_text())
+    for key, size in LARGE[kind].items():
+        path.write_text(json.dumps(config | {key: size}))
+        with pytest.raises(CheckpointError) as caught:
+            load(tmp_path)
+        assert caught.value.subject == f"{key} in {path}"
+    path.write_text(json.dumps(config))
+    load(tmp_path)
+
+
+def test_noise_schedule_of_more_timesteps_than_any_is_refused(tmp_path: Path) -> None:
+    save_in, load, parts = FOLDERS["uvit"]
+    save_in(tmp_path)
+    config = json.loads((tmp_path / parts[2]).read_text())
+    (tmp_path / parts[2]).write_text(json.dumps(config | {"num_train_timesteps": 10**10}))
+    with pytest.raises(CheckpointError, match="^num_train_timesteps in "):
+        load(tmp_path)
+
+
 def rezipped(path: Path, compression: int = zipfile.ZIP_STORED, **changes: bytes) -> Path:
     """A file of torch.save with eight numbers, written anew with some members changed."""
     torch.save({"a": torch.ones(8)}, path)

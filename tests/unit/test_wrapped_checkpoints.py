@@ -129,6 +129,11 @@ def test_tensor_that_is_there_under_two_names_is_refused(model: UViT, path: Path
     assert f"is there as {WEIGHT} too" in message
 
 
+@pytest.mark.parametrize("name", ["n_averaged", "module.", "module", "_orig_mod", ""])
+def test_names_that_are_nothing_but_wrapping_are_refused(path: Path, name: str) -> None:
+    assert "is missing" in refusal({name: torch.ones(1)}, path)
+
+
 def test_prefix_of_some_names_alone_is_no_wrapping(model: UViT, path: Path) -> None:
     tensors = model.state_dict()
     tensors[f"module.{WEIGHT}"] = tensors.pop(WEIGHT)
