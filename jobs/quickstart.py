@@ -27,6 +27,7 @@ from l2c_ray.distributed.local_head import LocalHead
 from l2c_ray.distributed.measuring import FRONTIER_FILE
 from l2c_ray.errors import UnreachableError
 from l2c_ray.evaluation.plots import plot_images
+from l2c_ray.printable import masked
 from l2c_ray.registry import tracking
 from l2c_ray.registry.registration import HEATMAP_FILE
 from l2c_ray.registry.versions import get_version
@@ -170,7 +171,7 @@ def say_where_everything_is(head: LocalHead, pictures: list[Path]) -> None:
 
 def mlflow_access(uri: str) -> str:
     """Where the tracking server's pages are, or the command that shows those of a database; without a password."""
-    shown = tracking.without_password(uri)
+    shown = masked(uri)
     if urlsplit(uri).scheme in ("http", "https"):
         return shown
     store = shlex.quote(uri) if uri == shown else '"$MLFLOW_TRACKING_URI"'
