@@ -80,10 +80,8 @@ def promote(
     from l2c_ray.config.promotion import PromotionConfig
 
     given = {"name": name, "version": version, "alias": alias, "why": why}
-    # JSON's text, numbers and lists are TOML's too.
-    told = {key: json.dumps(value, ensure_ascii=False) for key, value in given.items() if value is not None}
-    mine = [f"promotion.{key}={value}" for key, value in told.items()]
-    promote_and_report(PromotionConfig.read(config, [*mine, *(overrides or ())]), as_json)
+    options = {f"promotion.{key}": value for key, value in given.items() if value is not None}
+    promote_and_report(PromotionConfig.read(config, overrides or (), options), as_json)
 
 
 @app.command("push")
