@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from l2c_ray.cli.main import errors_as_exit_codes
+from l2c_ray.cli.exit_codes import errors_as_exit_codes
 from l2c_ray.cli.output import console
 from l2c_ray.distributed import local_head
 from l2c_ray.distributed.local_head import LocalHead
@@ -165,8 +165,9 @@ def say_where_everything_is(head: LocalHead, pictures: list[Path]) -> None:
         ("use it yourself", f". {exports}    (for ray, serve, l2c and mlflow in your shell; it says:)"),
     ]
     for name, value in lines:
-        console.print(f"{name:15} {value}", soft_wrap=True, markup=False)
-    console.print(read_text(exports), soft_wrap=True, markup=False)
+        console.print(f"{name:15} {value}", soft_wrap=True)
+    for line in read_text(exports).splitlines():
+        console.print(line, soft_wrap=True)
 
 
 def mlflow_access(uri: str) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -42,6 +43,27 @@ def require_plain_json(text: str, source: str, remedy: str) -> None:
         json.loads(text, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise ScheduleError(source, f"is not JSON ({error})", remedy) from error
+
+
+def without_infinities(content: Any, place: str = "") -> tuple[Any, dict[str, float]]:
+    """The content with None for every number that is not finite, which JSON has no way to write, and where they were.
+
+    Args:
+        content: plain values, as `json.dumps` takes them.
+        place: what to call it.
+    """
+    if isinstance(content, float) and not math.isfinite(content):
+        return None, {place: content}
+    if not isinstance(content, dict | list | tuple):
+        return content, {}
+    pairs = list(content.items() if isinstance(content, dict) else enumerate(content))
+    found: dict[str, float] = {}
+    parts = []
+    for key, value in pairs:
+        part, infinities = without_infinities(value, f"{place}.{key}" if place else str(key))
+        parts.append(part)
+        found |= infinities
+    return (dict(zip((key for key, _ in pairs), parts, strict=True)) if isinstance(content, dict) else parts), found
 
 
 def canonical(content: Mapping[str, Any]) -> str:

@@ -1,16 +1,15 @@
 """Times a schedule against the full run in this process and tells what comes of it."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-import typer
 from rich.table import Table
 
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.caching.profiling import device_name
 from l2c_ray.cli.inputs import Weights
+from l2c_ray.cli.json_output import print_json
 from l2c_ray.cli.output import console, progress_display
 from l2c_ray.evaluation.cost import require_fit
 from l2c_ray.evaluation.timing import Timing, time_in_turn
@@ -39,7 +38,7 @@ def bench_and_report(
         timing = time_in_turn(pipeline, schedule, batch_size, repeats, display.update)
     result = {"model": name, **_setting(pipeline, weights, batch_size), **_measured(timing)}
     if as_json:
-        typer.echo(json.dumps(result))
+        print_json(result)
     else:
         console.print(_table(result))
 

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.cli.inputs import find_schedule
+from l2c_ray.cli.json_output import print_json
 from l2c_ray.cli.output import console, frontier_table, measuring_display, notes
 from l2c_ray.data import digits
 from l2c_ray.errors import StorageError
@@ -18,6 +17,7 @@ from l2c_ray.evaluation.plots import plot_frontier, plot_frontier_over_time, plo
 from l2c_ray.evaluation.shipped import shipped_schedules
 from l2c_ray.schedule import Schedule
 from l2c_ray.storage.files import make_writable, write_bytes, write_text
+from l2c_ray.strict_json import without_infinities
 
 _LEAST_CHUNK, _MOST_CHUNK = 8, 64
 _CHUNKS = 8
@@ -46,13 +46,13 @@ def compare_and_report(
     if out:
         make_writable(out)
     measurements = _measure(pipeline, chosen, rules, images, first_seed)
-    report = json.dumps(_as_dict(pipeline, images, first_seed, measurements), indent=1)
+    report = _as_dict(pipeline, images, first_seed, measurements)
     if as_json:
-        typer.echo(report)
+        print_json(report, indent=1)
     else:
         console.print(frontier_table(measurements))
     if out:
-        write_text(out / "frontier.json", report + "\n")
+        write_text(out / "frontier.json", json.dumps(without_infinities(report)[0], indent=1) + "\n")
         write_bytes(out / "frontier.png", plot_frontier(measurements))
         write_bytes(out / "frontier-time.png", plot_frontier_over_time(measurements))
         for name, schedule in chosen.items():

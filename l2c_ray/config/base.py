@@ -1,7 +1,6 @@
 """Reading a TOML file into a frozen, typed config, with errors that name the key."""
 
 import difflib
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self, get_args
@@ -9,6 +8,7 @@ from typing import Annotated, Any, Self, get_args
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from l2c_ray.config.overrides import Override, blamed, take_texts
+from l2c_ray.config.toml import parse_toml
 from l2c_ray.errors import ConfigError, StorageError
 from l2c_ray.storage.addresses import parse_s3
 from l2c_ray.storage.files import read_text
@@ -118,7 +118,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         ConfigError: the file cannot be read or is not TOML.
     """
     try:
-        return tomllib.loads(read_text(path, _MOST_BYTES))
+        return parse_toml(read_text(path, _MOST_BYTES))
     except StorageError as error:
         raise ConfigError(error.subject, error.problem, "give the path of a TOML file in UTF-8") from error
     except (ValueError, RecursionError) as error:

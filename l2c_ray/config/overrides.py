@@ -1,11 +1,12 @@
 """Values that a command line gives for keys of a config, in place of the file's."""
 
-import tomllib
 from collections.abc import Iterable, Mapping
+from tomllib import TOMLDecodeError
 from typing import Any, NamedTuple, Self
 
 from pydantic import BaseModel, ValidationError
 
+from l2c_ray.config.toml import MOST_PARTS, parse_toml
 from l2c_ray.errors import ConfigError, L2CError
 
 OPTION = "--set"
@@ -31,7 +32,7 @@ class Override(NamedTuple):
             ConfigError: it is none.
         """
         key, equals, text = (part.strip() for part in given.partition("="))
-        if not equals or not all(key.split(".")):
+        if not equals or not all(key.split(".")) or key.count(".") >= MOST_PARTS:
             raise ConfigError(f"{OPTION} {given}", "is not an override", _SYNTAX)
         return cls(key, value_of(f"{key} in {OPTION}", text), text)
 
@@ -61,8 +62,8 @@ def value_of(subject: str, text: str) -> Any:
         ConfigError: TOML reads it as something that has no value; says so of the subject.
     """
     try:
-        read = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+        read = parse_toml(f"value = {text}")
+    except TOMLDecodeError:
         return text.strip()
     except (ValueError, RecursionError) as error:
         raise ConfigError(subject, f"is set to no value of TOML ({error})", _SYNTAX) from error

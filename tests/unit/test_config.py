@@ -304,9 +304,18 @@ def test_override_that_python_cannot_read_is_refused_naming_the_key(minimal: Pat
     assert refusal(minimal, f"router.theta={value}").startswith("router.theta")
 
 
-def test_table_of_any_depth_in_place_of_a_value_is_refused_naming_the_key(tmp_path: Path) -> None:
+def test_key_of_more_parts_than_any_is_refused_before_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "job.toml"
-    path.write_text(MINIMAL.replace("lambda = 1e-4", "lambda" + ".a" * 5000 + " = 1"))
+    path.write_text(MINIMAL.replace("lambda = 1e-4", "lambda" + ".a" * 500_000 + " = 1"))
+    assert "a key has more than 32 parts" in refusal(path)
+    path.write_text(MINIMAL)
+    assert "is not an override" in refusal(path, "a" + ".a" * 50_000 + "=1")
+    assert "a key has more than 32 parts" in refusal(path, "router={a" + ".a" * 50_000 + "=1}")
+
+
+def test_table_in_place_of_a_value_is_refused_naming_the_key(tmp_path: Path) -> None:
+    path = tmp_path / "job.toml"
+    path.write_text(MINIMAL.replace("lambda = 1e-4", "lambda" + ".a" * 20 + " = 1"))
     assert refusal(path).startswith("router.lambda")
 
 
