@@ -4,7 +4,7 @@
 import argparse
 from pathlib import Path
 
-from l2c_ray.cli.main import errors_as_exit_codes
+from l2c_ray.cli.exit_codes import errors_as_exit_codes
 from l2c_ray.cli.pretraining import pretrain_and_report
 
 if __name__ == "__main__":

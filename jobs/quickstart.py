@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from l2c_ray.cli.main import errors_as_exit_codes
+from l2c_ray.cli.exit_codes import errors_as_exit_codes
 from l2c_ray.cli.output import console
 from l2c_ray.distributed import local_head
 from l2c_ray.distributed.local_head import LocalHead
 from l2c_ray.errors import UnreachableError
+from l2c_ray.printable import masked
 from l2c_ray.registry import tracking
 from l2c_ray.registry.registration import HEATMAP_FILE
 from l2c_ray.registry.versions import get_version
@@ -171,13 +172,14 @@ def say_where_everything_is(head: LocalHead, pictures: list[Path]) -> None:
         ("use it yourself", f". {exports}    (for ray, serve, l2c and mlflow in your shell; it says:)"),
     ]
     for name, value in lines:
-        console.print(f"{name:15} {value}", soft_wrap=True, markup=False)
-    console.print(read_text(exports), soft_wrap=True, markup=False)
+        console.print(f"{name:15} {value}", soft_wrap=True)
+    for line in read_text(exports).splitlines():
+        console.print(line, soft_wrap=True)
 
 
 def mlflow_access(uri: str) -> str:
     """Where the tracking server's pages are, or the command that shows those of a database; without a password."""
-    shown = tracking.without_password(uri)
+    shown = masked(uri)
     if urlsplit(uri).scheme in ("http", "https"):
         return shown
     store = shlex.quote(uri) if uri == shown else '"$MLFLOW_TRACKING_URI"'

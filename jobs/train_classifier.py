@@ -3,7 +3,7 @@
 
 import argparse
 
-from l2c_ray.cli.main import errors_as_exit_codes
+from l2c_ray.cli.exit_codes import errors_as_exit_codes
 
 if __name__ == "__main__":
     argparse.ArgumentParser(description=__doc__).parse_args()

@@ -1,8 +1,12 @@
 """One tree of typed errors: each names the field or file at fault, what is wrong and the way out."""
 
+from l2c_ray.printable import printable
+
 
 class L2CError(Exception):
     """Base of every error that this package raises on purpose.
+
+    Its parts may repeat text of others, which comes out in one line, bounded, and without secrets.
 
     Args:
         subject: the config key, field, file or address at fault.
@@ -13,13 +17,15 @@ class L2CError(Exception):
     exit_code = 1
 
     def __init__(self, subject: str, problem: str, remedy: str) -> None:
-        super().__init__(subject, problem, remedy)
-        self.subject = subject
-        self.problem = problem
-        self.remedy = remedy
+        self.subject, self.problem, self.remedy = map(printable, (subject, problem, remedy))
+        super().__init__(self.subject, self.problem, self.remedy)
 
     def __str__(self) -> str:
         return f"{self.subject}: {self.problem}; {self.remedy}"
+
+
+class OutputError(L2CError):
+    """Standard output takes no more, so that results are lost."""
 
 
 class InvalidInputError(L2CError):

@@ -6,6 +6,7 @@ hash, another format version) is refused with an error that names the field.
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
@@ -13,10 +14,16 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from l2c_ray.errors import ScheduleError
-from l2c_ray.strict_json import canonical, digest, first_problem, refuse_doubled_keys
+from l2c_ray.strict_json import canonical, digest, first_problem, require_plain_json
 
 FORMAT = "l2c-schedule/1"
 
+MOST_STEPS = 1000
+"""As many as the public models were trained on; every sampler here takes some of them."""
+MOST_UNITS = 250
+"""The largest public transformers have fewer than 200."""
+
+_MOST_MACS = 2**63 - 1
 _ROUNDING = 1e-9
 """By how much two floats may differ that were meant to be the same."""
 _REMEDY = "take an unchanged schedule of this version"
@@ -26,9 +33,11 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 """Of a model, family or sampler; it becomes part of file names and of names in the registry."""
 UnitName = Annotated[str, Field(pattern=r"^[^\s.]+(\.[^\s.]+)+$")]
 """The name of a block, a dot, and what the unit does in it, for instance `blocks.3.mlp`."""
-Mask = tuple[tuple[int, ...], ...]
+_OF_STEPS = Field(max_length=MOST_STEPS, fail_fast=True)
+_OF_UNITS = Field(max_length=MOST_UNITS, fail_fast=True)
+Mask = Annotated[tuple[Annotated[tuple[int, ...], _OF_UNITS], ...], _OF_STEPS]
 """[steps][units] of 0 (reuse) and 1 (compute)."""
-Forecast = tuple[tuple[tuple[float, ...], ...], ...]
+Forecast = Annotated[tuple[Annotated[tuple[tuple[float, ...], ...], _OF_UNITS], ...], _OF_STEPS]
 """[steps][units][up to 2] coefficients of a reused unit: `v0 + c1 * (v0 - v1) + c2 * (v0 - 2 * v1 + v2)`, where v0, v1
 and v2 are the values computed last, v0 the very last. Empty where a unit is computed or takes its last value as is."""
 
@@ -42,18 +51,18 @@ class ModelIdentity(_Part):
 
     name: Name
     family: Name
-    depth: Annotated[int, Field(ge=1)]
+    depth: Annotated[int, Field(ge=1, le=MOST_UNITS)]
     """Number of blocks."""
-    units: Annotated[tuple[UnitName, ...], Field(min_length=1)]
+    units: Annotated[tuple[UnitName, ...], Field(min_length=1), _OF_UNITS]
     """Names in the order of a forward pass."""
     weights_sha256: Sha256 | None
     """None where a schedule is for any weights of this architecture, as one that was imported is."""
 
     @model_validator(mode="after")
     def _units_of_so_many_blocks(self) -> Self:
-        if len(set(self.units)) < len(self.units):
-            doubled = next(name for name in self.units if self.units.count(name) > 1)
-            raise ValueError(f"units has {doubled} twice")
+        name, count = Counter(self.units).most_common(1)[0]
+        if count > 1:
+            raise ValueError(f"units has {name} more than once")
         blocks = len({name.rpartition(".")[0] for name in self.units})
         if blocks != self.depth:
             raise ValueError(f"depth is {self.depth}, but units are of {blocks} blocks")
@@ -86,9 +95,9 @@ class SamplerIdentity(_Part):
     """The sampler that a schedule was made for."""
 
     name: Name
-    order: Annotated[int, Field(ge=1)]
-    steps: Annotated[int, Field(ge=1)]
-    timesteps: tuple[Annotated[float, Field(ge=0)], ...]
+    order: Annotated[int, Field(ge=1, le=MOST_STEPS)]
+    steps: Annotated[int, Field(ge=1, le=MOST_STEPS)]
+    timesteps: Annotated[tuple[Annotated[float, Field(ge=0)], ...], _OF_STEPS]
     """The model's timestep at each step, noisiest first."""
     guidance: Guidance
 
@@ -114,8 +123,8 @@ class Provenance(_Part):
 class Macs(_Part):
     """Multiply-accumulates of one image's whole trajectory, guidance left out (it doubles both)."""
 
-    full: Annotated[int, Field(gt=0)]
-    cached: Annotated[int, Field(gt=0)]
+    full: Annotated[int, Field(gt=0, le=_MOST_MACS)]
+    cached: Annotated[int, Field(gt=0, le=_MOST_MACS)]
 
     @model_validator(mode="after")
     def _saves_or_costs_the_same(self) -> Self:
@@ -156,7 +165,7 @@ class Table(_Part):
     """What is computed and what is reused, the same for every input. Step 0 computes every unit."""
 
     compute: Mask
-    cache_steps: tuple[int, ...]
+    cache_steps: Annotated[tuple[int, ...], _OF_STEPS]
     """Steps at which the policy might reuse; everywhere else all is computed."""
     forecast: Forecast | None = None
     """None where every reused unit takes its last value as it is."""
@@ -198,10 +207,11 @@ class Table(_Part):
 
     @model_validator(mode="after")
     def _reuses_at_cache_steps_alone(self) -> Self:
-        if list(self.cache_steps) != sorted(set(self.cache_steps) & set(range(1, len(self.compute)))):
+        may_reuse = set(self.cache_steps) & set(range(1, len(self.compute)))
+        if list(self.cache_steps) != sorted(may_reuse):
             raise ValueError(f"cache_steps are not rising numbers from 1 to {len(self.compute) - 1}")
         for step, row in enumerate(self.compute):
-            if step not in self.cache_steps and not all(row):
+            if step not in may_reuse and not all(row):
                 raise ValueError(f"compute reuses at step {step}, which is not one of cache_steps")
         return self
 
@@ -211,15 +221,15 @@ class Table(_Part):
             return self
         if [len(row) for row in self.forecast] != [len(row) for row in self.compute]:
             raise ValueError("forecast has another shape than compute")
-        for step, row in enumerate(self.forecast):
-            for unit, coefficients in enumerate(row):
-                before = sum(self.compute[earlier][unit] for earlier in range(step))
-                most = 0 if self.compute[step][unit] else min(2, before - 1)
-                if len(coefficients) > most:
+        computed = [0] * len(self.compute[0])
+        for step, (row, coefficients) in enumerate(zip(self.compute, self.forecast, strict=True)):
+            for unit, (bit, given) in enumerate(zip(row, coefficients, strict=True)):
+                most = 0 if bit else min(2, computed[unit] - 1)
+                if len(given) > most:
                     raise ValueError(
-                        f"forecast has {len(coefficients)} coefficients, not at most {most}, "
-                        f"at step {step} for unit {unit}"
+                        f"forecast has {len(given)} coefficients, not at most {most}, at step {step} for unit {unit}"
                     )
+                computed[unit] += bit
         return self
 
 
@@ -275,7 +285,7 @@ class Schedule(_Part):
             ScheduleError: anything about it is unknown, missing, out of range, inconsistent, or changed since it
                 was written.
         """
-        refuse_doubled_keys(text, source, _REMEDY)
+        require_plain_json(text, source, _REMEDY)
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -10,24 +11,59 @@ from pydantic import ValidationError
 
 from l2c_ray.errors import ScheduleError
 
+_MOST_LISTS = 300_000
+"""And objects: a schedule with a forecast has one for each unit at each step. Parsers need 200 bytes for `[]`."""
+_MOST_VALUES = 1_000_000
+_MOST_KEYS = 1000
+"""Of one object; each that does not fit costs a kilobyte to tell."""
 
-def refuse_doubled_keys(text: str, source: str, remedy: str) -> None:
-    """Readers of JSON differ in which of two values of one key they take, and a hash is of one of them.
+
+def require_plain_json(text: str, source: str, remedy: str) -> None:
+    """Refuses what has no single reading, or costs far more to read than any artifact.
+
+    Readers of JSON differ in which of two values of one key they take, and a hash is of one of them.
 
     Raises:
-        ScheduleError: the text is not JSON, or a key is there twice.
+        ScheduleError: the text is not JSON, a key is there twice, or there are too many values.
     """
+    lists, values = text.count("[") + text.count("{"), text.count(",")
+    if lists > _MOST_LISTS or values > _MOST_VALUES:
+        problem = f"has about {max(lists, values)} lists or values, more than any schedule"
+        raise ScheduleError(source, problem, remedy)
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         key, count = Counter(key for key, _ in pairs).most_common(1)[0] if pairs else ("", 0)
         if count > 1:
             raise ScheduleError(f"{key} in {source}", "is there more than once", remedy)
+        if len(pairs) > _MOST_KEYS:
+            raise ScheduleError(f"{key} in {source}", f"is one of {len(pairs)} keys of an object, too many", remedy)
         return dict(pairs)
 
     try:
         json.loads(text, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise ScheduleError(source, f"is not JSON ({error})", remedy) from error
+
+
+def without_infinities(content: Any, place: str = "") -> tuple[Any, dict[str, float]]:
+    """The content with None for every number that is not finite, which JSON has no way to write, and where they were.
+
+    Args:
+        content: plain values, as `json.dumps` takes them.
+        place: what to call it.
+    """
+    if isinstance(content, float) and not math.isfinite(content):
+        return None, {place: content}
+    if not isinstance(content, dict | list | tuple):
+        return content, {}
+    pairs = list(content.items() if isinstance(content, dict) else enumerate(content))
+    found: dict[str, float] = {}
+    parts = []
+    for key, value in pairs:
+        part, infinities = without_infinities(value, f"{place}.{key}" if place else str(key))
+        parts.append(part)
+        found |= infinities
+    return (dict(zip((key for key, _ in pairs), parts, strict=True)) if isinstance(content, dict) else parts), found
 
 
 def canonical(content: Mapping[str, Any]) -> str:
@@ -43,8 +79,8 @@ def digest(content: Mapping[str, Any]) -> str:
 
 def first_problem(error: ValidationError, source: str, remedy: str) -> ScheduleError:
     """What pydantic found first, told as of a field in `source`."""
-    problem = error.errors(include_url=False)[0]
+    problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
     field = ".".join(str(part) for part in problem["loc"])
-    message = problem["msg"].removeprefix("Value error, ")
+    message = problem["msg"].removeprefix("Value error, ").removesuffix(" after validation")
     subject = f"{field} in {source}" if field else source
     return ScheduleError(subject, message[0].lower() + message[1:], remedy)

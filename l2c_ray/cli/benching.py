@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.table import Table
 
 from l2c_ray.cli.inputs import Weights
+from l2c_ray.cli.json_output import print_json
 from l2c_ray.cli.output import console, progress_display
 from l2c_ray.models import zoo
 from l2c_ray.sampling.solvers import make_solver
@@ -45,7 +44,7 @@ def bench_and_report(
         timing = time_in_turn(pipeline, schedule, batch_size, repeats, display.update)
     result = {"model": name, **_setting(pipeline, weights, batch_size), **_measured(timing)}
     if as_json:
-        typer.echo(json.dumps(result))
+        print_json(result)
     else:
         console.print(_table(result))
 

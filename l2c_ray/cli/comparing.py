@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from l2c_ray.cli.inputs import find_schedule, read_schedule
+from l2c_ray.cli.json_output import print_json
 from l2c_ray.cli.output import console, frontier_table, measuring_display, notes
 from l2c_ray.errors import StorageError
 from l2c_ray.policies.rules import chosen_rules, every_rule
 from l2c_ray.storage.files import make_writable, write_bytes, write_text
+from l2c_ray.strict_json import without_infinities
 
 if TYPE_CHECKING:
     from l2c_ray.caching.pipeline import Pipeline
@@ -63,13 +63,13 @@ def compare_and_report(
     rules = chosen_rules(policies or every_rule())
     chosen = _find_all(schedules, pipeline) if schedules else shipped_schedules(pipeline)
     measurements = _measure(pipeline, chosen, rules, images, first_seed)
-    report = json.dumps(_as_dict(pipeline, images, first_seed, measurements), indent=1)
+    report = _as_dict(pipeline, images, first_seed, measurements)
     if as_json:
-        typer.echo(report)
+        print_json(report, indent=1)
     else:
         console.print(frontier_table(measurements))
     if out:
-        write_text(out / "frontier.json", report + "\n")
+        write_text(out / "frontier.json", json.dumps(without_infinities(report)[0], indent=1) + "\n")
         write_bytes(out / "frontier.png", plot_frontier(measurements))
         write_bytes(out / "frontier-time.png", plot_frontier_over_time(measurements))
         for name, schedule in chosen.items():

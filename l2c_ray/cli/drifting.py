@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
+from l2c_ray.cli.json_output import print_json
 from l2c_ray.cli.output import checks_table, console, measuring_display
 from l2c_ray.errors import GateError, IntegrityError, ScheduleError
 from l2c_ray.models import zoo
@@ -38,7 +36,7 @@ def drift_and_report(
     version = look_up(tracking.connect(), reference)
     checks = _check(version, checkpoint, images or _images_of(version), batch_size)
     if as_json:
-        typer.echo(json.dumps({"version": version.uri, "checks": [check.as_dict() for check in checks]}))
+        print_json({"version": version.uri, "checks": [check.as_dict() for check in checks]})
     else:
         console.print(checks_table(check.as_dict() for check in checks))
     failed = [f"{check.name} {check.finding}" for check in checks if not check.passed]

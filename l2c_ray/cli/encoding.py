@@ -1,11 +1,9 @@
 """Encodes images to latents and tells what comes of it."""
 
-import json
 from dataclasses import asdict
 
-import typer
-
 from l2c_ray.cli.inputs import require_there
+from l2c_ray.cli.json_output import print_json
 from l2c_ray.cli.output import console, notes, shards_display
 from l2c_ray.config.encoding import EncodingConfig
 
@@ -24,7 +22,7 @@ def encode_and_report(config: EncodingConfig, as_json: bool) -> None:
     if encoded.passed_over:
         notes.print(f"passed over what is no image: {told(encoded.passed_over)}", soft_wrap=True)
     if as_json:
-        typer.echo(json.dumps(asdict(encoded)))
+        print_json(asdict(encoded))
     else:
         there = f"{encoded.images} latents in {encoded.shards} shards at {encoded.address}"
         console.print(f"{there}, {encoded.made_now} of them made now", soft_wrap=True)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
 from rich.table import Table
 
 from l2c_ray.cli.inputs import read_schedule, require_pipeline, require_there
+from l2c_ray.cli.json_output import print_json
 from l2c_ray.cli.output import console, progress_display, shards_display
 from l2c_ray.config.imagenet import GenerationConfig
 
@@ -30,7 +29,7 @@ def generate_and_report(config: GenerationConfig, as_json: bool) -> None:
     with shards_display() as on_shard:
         generated = generate(config, on_shard)
     if as_json:
-        typer.echo(json.dumps(asdict(generated)))
+        print_json(asdict(generated))
     else:
         there = f"{generated.images} images in {generated.shards} shards at {generated.address}"
         console.print(f"{there}, {generated.made_now} of them made now", soft_wrap=True)
@@ -55,7 +54,7 @@ def evaluate_and_report(images: str, reference: Path, weights: Path, batch_size:
     with progress_display("looking at images", generated.images + real.images) as display:
         scores = Judge(network, batch_size, display.update).scores(generated, real)
     if as_json:
-        typer.echo(json.dumps(scores.as_dict()))
+        print_json(scores.as_dict())
     else:
         console.print(_scores_table(scores))
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
 from l2c_ray.cli.inputs import require_pipeline, require_there
+from l2c_ray.cli.json_output import print_json
 from l2c_ray.cli.output import (
     ProgressDisplay,
     console,
     frontier_table,
     measuring_display,
     notes,
+    print_registered,
     progress_display,
-    registered_in_words,
     warn_of_extremes,
 )
 from l2c_ray.config.learn import LearnConfig
@@ -62,11 +60,11 @@ def learn_and_report(config: LearnConfig, out: Path | None, as_json: bool) -> No
         for name, schedule in _named(result.schedules).items():
             write_text(out / f"{name}.json", schedule.to_json())
     if as_json:
-        typer.echo(json.dumps(_as_dict(result)))
+        print_json(_as_dict(result))
         return
     console.print(frontier_table(result.measurements))
     for version in result.versions:
-        console.print(registered_in_words(version), soft_wrap=True)
+        print_registered(version)
 
 
 def _named(schedules: list[Schedule]) -> dict[str, Schedule]:

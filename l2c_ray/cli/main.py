@@ -3,16 +3,16 @@
 Those functions are imported inside the commands, so that `--help` does not wait for torch and Ray.
 """
 
-import io
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.exceptions import TyperException
 
 from l2c_ray.cli import imagenet, registry, schedules
+from l2c_ray.cli.exit_codes import errors_as_exit_codes
 from l2c_ray.cli.loopback import keep_private_ray_on_loopback
 from l2c_ray.cli.options import (
     CheckpointOption,
@@ -28,7 +28,7 @@ from l2c_ray.cli.options import (
     StepsOption,
     ThreadsOption,
 )
-from l2c_ray.errors import L2CError
+from l2c_ray.errors import InvalidInputError
 
 app = typer.Typer(
     help="Learns, versions and applies caching schedules for diffusion transformers.",
@@ -50,23 +50,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Exit codes: 0 done, 2 bad input, 3 a gate says no, 1 a failure at run time. The last line on stderr names what is
     wrong.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # Not every terminal knows the characters of tables and masks.
-            stream.reconfigure(errors="replace")
     with errors_as_exit_codes():
-        app(arguments)
+        sys.exit(_run(arguments))
 
 
-@contextmanager
-def errors_as_exit_codes() -> Iterator[None]:
-    """Ends the process at a typed error, with its exit code and with one line on stderr."""
+def _run(arguments: Sequence[str] | None) -> int:
+    """The exit code of a command that was used as it should be.
+
+    Raises:
+        InvalidInputError: it was not.
+    """
     try:
-        yield
-    except L2CError as error:
-        sys.stdout.flush()
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        return int(app(arguments, standalone_mode=False) or 0)
+    except TyperException as error:
+        context = getattr(error, "ctx", None)
+        if context is not None and error.message == context.get_help():
+            # Asked for by giving no arguments at all.
+            typer.echo(error.message, err=True)
+            return error.exit_code
+        command = context.command_path if context is not None else "l2c"
+        raise InvalidInputError(command, error.format_message().rstrip("."), f"see {command} --help") from error
 
 
 @app.command()

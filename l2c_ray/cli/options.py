@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from l2c_ray.schedule import GuidanceRule
+from l2c_ray.schedule import MOST_STEPS, GuidanceRule
 
 Device = Literal["cpu", "cuda"]
 NumberFormat = Literal["float32", "bfloat16"]
@@ -15,7 +15,7 @@ CheckpointOption = Annotated[
     Path | None, typer.Option(help="Other weights: a file of the authors', or a folder in diffusers' layout.")
 ]
 SamplerOption = Annotated[str | None, typer.Option(help="Sampler; that of the model's authors unless given.")]
-StepsOption = Annotated[int, typer.Option(min=2, max=1000, help="Model evaluations of a full run.")]
+StepsOption = Annotated[int, typer.Option(min=2, max=MOST_STEPS, help="Model evaluations of a full run.")]
 GuidanceOption = Annotated[
     float | None, typer.Option(min=0, help="Classifier-free guidance scale; the model's own unless given.")
 ]

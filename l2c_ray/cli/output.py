@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from l2c_ray.evaluation.frontier import Measurement, OnImages
@@ -21,12 +21,31 @@ if TYPE_CHECKING:
     from l2c_ray.registry.versions import RegisteredVersion
     from l2c_ray.schedule import Macs, Schedule
     from l2c_ray.schedule import Table as ScheduleTable
+from l2c_ray.printable import printable
 
 _LINES_OF_A_LOG = 20
 
-# Results go to stdout and how it goes to stderr, so that a script can read the one. A log has no width of its own.
-console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-notes = Console(width=None if sys.stderr.isatty() else 120, highlight=False, stderr=True)
+_LONGEST = 2000
+"""Of one text, for instance of the units of a step."""
+
+
+class _PlainConsole(Console):
+    """Prints strings as they are, also those of others: markup is none, and each is one bounded line of its own.
+
+    What is to have several lines or a style is given as a rich `Text`.
+    """
+
+    def __init__(self, is_terminal: bool, stderr: bool = False) -> None:
+        # A log has no width of its own.
+        super().__init__(width=None if is_terminal else 120, highlight=False, markup=False, emoji=False, stderr=stderr)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text, _LONGEST), **options)
+
+
+# Results go to stdout and how it goes to stderr, so that a script can read the one. Closed ones are None.
+console = _PlainConsole(bool(sys.stdout and sys.stdout.isatty()))
+notes = _PlainConsole(bool(sys.stderr and sys.stderr.isatty()), stderr=True)
 
 
 class ProgressDisplay:
@@ -34,14 +53,14 @@ class ProgressDisplay:
 
     def __init__(self, bar: Progress, title: str, total: int) -> None:
         self._bar = bar
-        self._title = title
+        self._title = printable(title)
         self._total = total
-        self._task = bar.add_task(title, total=total, note="")
+        self._task = bar.add_task(self._title, total=total, note="")
         self._printed = 0
 
     def update(self, done: int, note: str = "") -> None:
         """Shows that `done` of the total is done; `note` says how it goes."""
-        self._bar.update(self._task, completed=done, note=note)
+        self._bar.update(self._task, completed=done, note=printable(note))
         step = max(1, self._total // _LINES_OF_A_LOG)
         if not notes.is_terminal and (done >= self._printed + step or done == self._total):
             self._printed = done
@@ -52,12 +71,12 @@ class ProgressDisplay:
 def progress_display(title: str, total: int) -> Iterator[ProgressDisplay]:
     """Shows the progress of work that is `total` long while the context lasts."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=notes, disable=not notes.is_terminal) as bar:
         yield ProgressDisplay(bar, title, total)
@@ -75,7 +94,7 @@ def frontier_table(measurements: list[Measurement]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for row, after in zip_longest(measurements, measurements[1:]):
         table.add_row(
-            escape(row.name),
+            row.name,
             f"{row.compute_share:.3f}",
             f"{row.speedup:.2f}x",
             _or_dash(row.removed_share, ".1%"),
@@ -100,9 +119,9 @@ def versions_table(versions: list[RegisteredVersion]) -> Table:
         table.add_column(heading)
     for version in versions:
         table.add_row(
-            escape(version.name),
+            version.name,
             str(version.version),
-            escape(", ".join(version.aliases)),
+            ", ".join(version.aliases),
             f"{version.compute_share:.3f}",
             f"{version.mse:.2e}",
             version.sha256[:12],
@@ -117,18 +136,20 @@ def checks_table(checks: Iterable[Mapping[str, Any]]) -> Table:
     for heading in ("check", "", "found"):
         table.add_column(heading, overflow="fold")
     for check in checks:
-        table.add_row(escape(check["name"]), "passed" if check["passed"] else "FAILED", escape(check["finding"]))
+        table.add_row(check["name"], "passed" if check["passed"] else "FAILED", check["finding"])
     return table
 
 
-def registered_in_words(version: RegisteredVersion) -> str:
+def print_registered(version: RegisteredVersion) -> None:
+    """Tells that a version is there now."""
     aliases = f" ({', '.join(version.aliases)})" if version.aliases else ""
-    return escape(f"registered as {version.name} version {version.version}{aliases}\nsha256 {version.sha256}")
+    console.print(f"registered as {version.name} version {version.version}{aliases}", soft_wrap=True)
+    console.print(f"sha256 {version.sha256}", soft_wrap=True)
 
 
 def move_in_words(move: AliasMove) -> str:
     before, after = ("no version" if place is None else f"version {place}" for place in (move.before, move.after))
-    return escape(f"{move.when} {move.who} moved {move.alias} from {before} to {after}: {move.why}")
+    return f"{move.when} {move.who} moved {move.alias} from {before} to {after}: {move.why}"
 
 
 def warn_of_extremes(table: ScheduleTable, may_reuse: Iterable[int]) -> None:
@@ -191,17 +212,17 @@ def schedule_table(schedule: Schedule) -> Table:
             table.add_row("units computed", f"{value['total'] - value['removed']} of {value['total']}")
             table.add_row("removed in cache steps", _removed(value))
             for kind, of_kind in value["by_kind"].items():
-                table.add_row(escape(f"removed of kind {kind}"), _removed(of_kind))
+                table.add_row(f"removed of kind {kind}", _removed(of_kind))
         elif key == "tmacs":
             table.add_row("MACs of layers", _saving(value["layers"]))
             table.add_row("MACs with attention", _saving(value["with_attention"]))
         elif key == "predicted_speedup":
             table.add_row("predicted speed-up", f"{value:.2f}x")
         elif isinstance(value, dict):
-            table.add_row(key, escape(", ".join(f"{name} {part}" for name, part in value.items())))
+            table.add_row(key, ", ".join(f"{name} {part}" for name, part in value.items()))
         else:
-            table.add_row(key, escape(str(value)))
-    mask = "\n".join("".join("█" if bit else "·" for bit in row) for row in schedule.table.compute)
+            table.add_row(key, str(value))
+    mask = Text("\n".join("".join("█" if bit else "·" for bit in row) for row in schedule.table.compute))
     table.add_row("mask (steps down, units across)", mask)
     return table
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from l2c_ray.cli.inputs import require_there
+from l2c_ray.cli.json_output import print_json
 from l2c_ray.cli.output import checks_table, console, measuring_display, move_in_words
 from l2c_ray.config.promotion import PromotionConfig
 from l2c_ray.errors import L2CError
@@ -38,7 +36,7 @@ def promote_and_report(config: PromotionConfig, as_json: bool) -> None:
 
 def _report(verdicts: list[Verdict], moves: list[AliasMove], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(_as_dict(verdicts, moves)))
+        print_json(_as_dict(verdicts, moves))
         return
     for verdict in verdicts:
         proposal = verdict.proposal

@@ -1,6 +1,5 @@
 """Commands of `l2c registry`, and `l2c drift`: versions, what is told of them, and the aliases that they have."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -19,13 +18,14 @@ NameArgument = Annotated[str, typer.Argument(help="Of the registered model, for 
 @app.command("list")
 def list_(as_json: JsonOption = False) -> None:
     """List all registered schedules, newest first."""
+    from l2c_ray.cli.json_output import print_json
     from l2c_ray.cli.output import console, versions_table
     from l2c_ray.registry import tracking
     from l2c_ray.registry.versions import list_versions
 
     versions = list_versions(tracking.connect())
     if as_json:
-        typer.echo(json.dumps([asdict(version) for version in versions], indent=1))
+        print_json([asdict(version) for version in versions], indent=1)
     else:
         console.print(versions_table(versions))
 
@@ -81,16 +81,15 @@ def promote(
     from l2c_ray.config.promotion import PromotionConfig
 
     given = {"name": name, "version": version, "alias": alias, "why": why}
-    # JSON's text, numbers and lists are TOML's too.
-    told = {key: json.dumps(value, ensure_ascii=False) for key, value in given.items() if value is not None}
-    mine = [f"promotion.{key}={value}" for key, value in told.items()]
-    promote_and_report(PromotionConfig.read(config, [*mine, *(overrides or ())]), as_json)
+    options = {f"promotion.{key}": value for key, value in given.items() if value is not None}
+    promote_and_report(PromotionConfig.read(config, overrides or (), options), as_json)
 
 
 @app.command("push")
 def push(as_json: JsonOption = False) -> None:
     """Take to the tracking server what it was away for: results of runs that are kept in files since."""
-    from l2c_ray.cli.output import console, registered_in_words
+    from l2c_ray.cli.json_output import print_json
+    from l2c_ray.cli.output import console, print_registered
     from l2c_ray.registry import tracking
     from l2c_ray.registry.delivery import push as push_all
     from l2c_ray.registry.versions import RegisteredVersion
@@ -100,14 +99,14 @@ def push(as_json: JsonOption = False) -> None:
     def tell(version: RegisteredVersion) -> None:
         versions.append(version)
         if not as_json:
-            console.print(registered_in_words(version), soft_wrap=True)
+            print_registered(version)
 
     try:
         push_all(client, tell)
     finally:
         # What was delivered, also where the rest was not.
         if as_json:
-            typer.echo(json.dumps([asdict(version) for version in versions], indent=1))
+            print_json([asdict(version) for version in versions], indent=1)
     if not versions and not as_json:
         console.print("nothing is kept that the tracking server has not got")
 
@@ -120,13 +119,14 @@ def rollback(
     as_json: JsonOption = False,
 ) -> None:
     """Move an alias to where it was before its last move; nothing is measured."""
+    from l2c_ray.cli.json_output import print_json
     from l2c_ray.cli.output import console, move_in_words
     from l2c_ray.registry import tracking
     from l2c_ray.registry.aliases import roll_back
 
     move = roll_back(tracking.connect(), name, alias, why)
     if as_json:
-        typer.echo(json.dumps(asdict(move)))
+        print_json(asdict(move))
     else:
         console.print(move_in_words(move), soft_wrap=True)
 

@@ -1,6 +1,5 @@
 """Commands of `l2c schedule`: what works on schedule files alone, without weights or a registry."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -17,13 +16,14 @@ FileArgument = Annotated[Path, typer.Argument(help="Schedule file.")]
 @app.command("show")
 def show(file: FileArgument, as_json: JsonOption = False) -> None:
     """Check a schedule file and say what it computes and what it saves."""
+    from l2c_ray.cli.json_output import print_json
     from l2c_ray.cli.output import console, schedule_summary, schedule_table
     from l2c_ray.schedule import Schedule
     from l2c_ray.storage.files import read_text
 
     schedule = Schedule.from_json(read_text(file), source=str(file))
     if as_json:
-        typer.echo(json.dumps(schedule_summary(schedule), indent=1))
+        print_json(schedule_summary(schedule), indent=1)
     else:
         console.print(schedule_table(schedule))
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-import typer
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
 from l2c_ray.cli.inputs import require_pipeline, require_there
+from l2c_ray.cli.json_output import print_json
 from l2c_ray.cli.output import ProgressDisplay, console, measuring_display, notes, progress_display
 from l2c_ray.config.search import SearchConfig
 
@@ -38,13 +36,13 @@ def search_and_report(config: SearchConfig, as_json: bool) -> None:
 
         def on_status(status: Status) -> None:
             if status.last and status.last.outcome in ("failed", "lost"):
-                notes.print(f"a trial {status.last.outcome}: {status.last.reason}", soft_wrap=True, markup=False)
+                notes.print(f"a trial {status.last.outcome}: {status.last.reason}", soft_wrap=True)
             display[0].update(status.finished, f"{status.on_frontier} on the frontier")
 
         on_images = stack.enter_context(measuring_display())
         result = search(config, on_start, on_status, on_images)
     if as_json:
-        typer.echo(json.dumps(_as_dict(result)))
+        print_json(_as_dict(result))
         return
     console.print(_table(result, config.objective.cost))
 
@@ -52,7 +50,7 @@ def search_and_report(config: SearchConfig, as_json: bool) -> None:
 def _table(result: SearchResult, cost: str) -> Table:
     """One row for each schedule on the frontier, cheapest first."""
     title = f"study {result.study}: {len(result.frontier)} of {len(result.trials)} schedules are on the frontier"
-    table = Table(title=escape(title), box=box.SIMPLE_HEAD, collapse_padding=True)
+    table = Table(title=title, box=box.SIMPLE_HEAD, collapse_padding=True)
     table.add_column("trial")
     for heading in dict.fromkeys((cost, "compute_share", "mse", "speed-up")):
         table.add_column(heading.replace("_", " "), justify="right", no_wrap=True)
@@ -64,8 +62,8 @@ def _table(result: SearchResult, cost: str) -> Table:
         costs = [f"{trial.cost:.3f}"] if cost == "compute_share" else [f"{trial.cost:.3f}", f"{its.compute_share:.3f}"]
         values = ", ".join(f"{key}={_short(value)}" for key, value in trial.params.items())
         aliases = f" ({', '.join(version.aliases)})" if version.aliases else ""
-        row = [name, *costs, f"{its.mse:.2e}", f"{its.speedup:.2f}x", escape(values)]
-        table.add_row(*row, escape(f"{version.name} {version.version}{aliases}"))
+        row = [name, *costs, f"{its.mse:.2e}", f"{its.speedup:.2f}x", values]
+        table.add_row(*row, f"{version.name} {version.version}{aliases}")
     return table
 
 

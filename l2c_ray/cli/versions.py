@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
-import typer
-from rich.markup import escape
 from rich.table import Table
 
+from l2c_ray.cli.json_output import print_json
 from l2c_ray.cli.output import checks_table, console, move_in_words, schedule_summary, schedule_table
 from l2c_ray.evaluation.difference import difference
 from l2c_ray.registry import tracking
@@ -28,7 +26,7 @@ def show_and_report(reference: str, as_json: bool) -> None:
     told = details(client, look_up(client, reference))
     schedule = load_schedule(told.version)
     if as_json:
-        typer.echo(json.dumps({**told.as_dict(), "schedule": schedule_summary(schedule)}, indent=1))
+        print_json({**told.as_dict(), "schedule": schedule_summary(schedule)}, indent=1)
         return
     console.print(_details_table(told))
     console.print(schedule_table(schedule))
@@ -49,7 +47,7 @@ def diff_and_report(first: str, second: str, as_json: bool) -> None:
     schedules = [load_schedule(version) for version in versions]
     found = difference(*schedules)
     if as_json:
-        typer.echo(json.dumps({"versions": [version.uri for version in versions], **found.as_dict()}, indent=1))
+        print_json({"versions": [version.uri for version in versions], **found.as_dict()}, indent=1)
         return
     console.print(_numbers_table([version.uri for version in versions], schedules, found))
     console.print(_units_table(found))
@@ -68,19 +66,19 @@ def _details_table(told: VersionDetails) -> Table:
     }
     table = Table(show_header=False)
     for key, value in rows.items():
-        table.add_row(escape(key), escape(value))
+        table.add_row(key, value)
     return table
 
 
 def _numbers_table(names: list[str], schedules: list[Schedule], found: Difference) -> Table:
     table = Table()
     for heading in ("", *names):
-        table.add_column(escape(heading))
+        table.add_column(heading)
     macs = [f"{schedule.cost.with_attention.cached / 1e12:.4g}" for schedule in schedules]
     table.add_row("compute share", *(f"{share:.4f}" for share in found.compute_share))
     table.add_row("TMACs", *macs)
     for name, values in found.metrics.items():
-        table.add_row(escape(name), *("-" if value is None else f"{value:.4g}" for value in values))
+        table.add_row(name, *("-" if value is None else f"{value:.4g}" for value in values))
     table.add_row("forecasts that differ", str(found.forecasts), str(found.forecasts))
     return table
 
@@ -91,7 +89,7 @@ def _units_table(found: Difference) -> Table:
         table.add_column(heading)
     for row in found.units:
         sides = (row.only_first, row.only_second)
-        table.add_row(str(row.step), escape(row.kind), *(escape(_blocks(names)) for names in sides))
+        table.add_row(str(row.step), row.kind, *(_blocks(names) for names in sides))
     return table
 
 

@@ -1,15 +1,21 @@
 """Reading a TOML file into a frozen, typed config, with errors that name the key."""
 
 import difflib
-import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from l2c_ray.config.overrides import Override, blamed, take_texts
+from l2c_ray.config.toml import parse_toml
 from l2c_ray.errors import ConfigError, StorageError
 from l2c_ray.storage.addresses import parse_s3
+from l2c_ray.storage.files import read_text
+
+_COMMAND_LINE = "the command line"
+_MOST_BYTES = 1 << 20
+"""Of a config; those that ship have a thousandth of it."""
 
 
 def absolute(folder: str) -> str:
@@ -70,64 +76,53 @@ class JobConfig(Section):
     """The whole config of one job."""
 
     @classmethod
-    def read(cls, path: Path | None, overrides: Sequence[str] = ()) -> Self:
-        """The config in the TOML file `path`, with `section.key=value` overrides (values in TOML's own syntax).
+    def read(cls, path: Path | None, overrides: Sequence[str] = (), options: Mapping[str, Any] | None = None) -> Self:
+        """The config in the TOML file `path`, with what a command line gives in place of it.
 
-        Without a file the overrides are all that is given.
+        Args:
+            path: without a file, all is given by the other two.
+            overrides: `section.key=value`, with values in TOML's own syntax, or texts without quotes.
+            options: by dotted key, values that other options of the command gave; overrides go before them.
 
         Raises:
             ConfigError: the file is missing or not TOML, or a key is unknown, missing or out of range.
         """
         values = cls.values_in(path) if path else {}
-        for override in overrides:
-            _apply(override, values)
-        return cls.parse(values, source=str(path or "the command line"))
+        source = str(path or _COMMAND_LINE)
+        given = [Override(key, value, place=_COMMAND_LINE) for key, value in (options or {}).items()]
+        given += map(Override.parse, overrides)
+        for override in given:
+            override.put(values, override.value)
+        cls.take_texts(given, values)
+        try:
+            return cls.parse(values, source)
+        except ConfigError as error:
+            written = cls.values_in(path) if path else {}
+            raise blamed(error, source, written, reversed(given)) from error
 
     @classmethod
     def values_in(cls, path: Path) -> dict[str, Any]:
         """What the file says, before any override."""
         return read_toml(path)
 
+    @classmethod
+    def take_texts(cls, overrides: Sequence[Override], values: dict[str, Any]) -> None:
+        """See `l2c_ray.config.overrides.take_texts`."""
+        take_texts(cls, overrides, values)
+
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file.
 
     Raises:
-        ConfigError: the file is missing or not TOML.
+        ConfigError: the file cannot be read or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(str(path), f"cannot be read ({error.strerror})", "give the path of a TOML file") from error
+        return parse_toml(read_text(path, _MOST_BYTES))
+    except StorageError as error:
+        raise ConfigError(error.subject, error.problem, "give the path of a TOML file in UTF-8") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(str(path), f"is not TOML ({error})", "correct the file") from error
-
-
-def value_of(key: str, text: str) -> Any:
-    """What is written after `key=` on a command line: a value in TOML's syntax, or the text itself.
-
-    Raises:
-        ConfigError: TOML reads it as something that has no value.
-    """
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text.strip()
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(key, f"is set to no value of TOML ({error})", "write it as section.key=value") from error
-
-
-def _apply(override: str, values: dict[str, Any]) -> None:
-    key, equals, text = override.partition("=")
-    *tables, last = key.strip().split(".")
-    if not equals or not last:
-        raise ConfigError(override, "is not an override", "write it as section.key=value")
-    value = value_of(key, text)
-    for table in tables:
-        values = values.setdefault(table, {})
-        if not isinstance(values, dict):
-            raise ConfigError(key, f"{table} is a value, not a table", "name a key of a table")
-    values[last] = value
 
 
 def _first_problem(config: type[BaseModel], error: ValidationError, source: str, table: str) -> ConfigError:
@@ -139,7 +134,7 @@ def _first_problem(config: type[BaseModel], error: ValidationError, source: str,
         return ConfigError(subject, "is not a key of this config", _did_you_mean(config, problem["loc"]))
     if problem["type"] == "missing":
         return ConfigError(subject, "is missing", "add it")
-    message = problem["msg"].removeprefix("Value error, ")
+    message = problem["msg"].removeprefix("Value error, ").removesuffix(" after validation")
     given = problem["input"]
     shown = repr(given) if isinstance(given, str | int | float) else ""
     return ConfigError(

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from l2c_ray.config.base import ONE_OR_MORE, Folder, JobConfig, Place, Section
 from l2c_ray.config.profile import ProfileFile
-from l2c_ray.schedule import MOST_GUIDANCE, Guidance, GuidanceRule, Name
+from l2c_ray.schedule import MOST_GUIDANCE, MOST_STEPS, Guidance, GuidanceRule, Name
 
 
 class RunSection(Section):
@@ -37,7 +37,7 @@ class SamplerSection(Section):
     """Which trajectory a schedule is learned for."""
 
     name: Annotated[str, Field(min_length=1)] = "ddim"
-    steps: Annotated[int, Field(ge=2, le=1000)] = 20
+    steps: Annotated[int, Field(ge=2, le=MOST_STEPS)] = 20
     guidance_scale: Annotated[float, Field(ge=0, le=MOST_GUIDANCE)] = 1.5
     guidance_rule: GuidanceRule = "standard"
     """See `l2c_ray.schedule.Guidance`."""

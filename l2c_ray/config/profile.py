@@ -7,9 +7,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field
 
 from l2c_ray.config.base import Section
-from l2c_ray.errors import ConfigError
+from l2c_ray.errors import ConfigError, StorageError
+from l2c_ray.storage.files import read_text
 
 _REMEDY = "make it by l2c profile"
+_MOST_BYTES = 1 << 20
+"""Of the file, which has a line for each unit."""
 
 Seconds = Annotated[float, Field(ge=0)]
 
@@ -65,10 +68,11 @@ def _read(given: Any) -> Any:
     if not isinstance(given, str):
         return given
     try:
-        text = Path(given).expanduser().read_text(encoding="utf-8")
-    except (OSError, ValueError, RuntimeError) as error:
+        return Profile.from_json(read_text(Path(given).expanduser(), _MOST_BYTES), source=given)
+    except RuntimeError as error:
         raise ConfigError("router.profile", f"{given} cannot be read ({error})", _REMEDY) from error
-    return Profile.from_json(text, source=given)
+    except StorageError as error:
+        raise ConfigError("router.profile", f"{given} {error.problem}", _REMEDY) from error
 
 
 ProfileFile = Annotated[Profile, BeforeValidator(_read)]

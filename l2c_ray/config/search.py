@@ -1,7 +1,7 @@
 """Settings of jobs/search.py and `l2c search`."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from l2c_ray.config.base import JobConfig, Section, read_toml
 from l2c_ray.config.learn import LearnConfig
+from l2c_ray.config.overrides import Override
 from l2c_ray.config.promotion import GateSection
 from l2c_ray.errors import ConfigError
 from l2c_ray.schedule import Name
@@ -193,6 +194,13 @@ class SearchConfig(JobConfig):
         values = super().values_in(path)
         beside = values.get("learn")
         return values | {"learn": read_toml(path.parent / beside)} if isinstance(beside, str) else values
+
+    @classmethod
+    def take_texts(cls, overrides: Sequence[Override], values: dict[str, Any]) -> None:
+        super().take_texts(overrides, values)
+        if isinstance(learn := values.get("learn"), dict):
+            inner = (override.below("learn") for override in overrides)
+            LearnConfig.take_texts([override for override in inner if override is not None], learn)
 
     def learn_config(self, params: Mapping[str, Any], source: str = "config") -> LearnConfig:
         """What a trial with these values of the space learns by.

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from l2c_ray.config.base import Folder, JobConfig
+from l2c_ray.schedule import MOST_STEPS
 
 FULL = "full"
 """What requests call the model that computes everything."""
@@ -17,7 +18,7 @@ class ServingConfig(JobConfig):
     checkpoint: Folder | None = None
     """A folder in diffusers' layout, in place of the weights that ship in the package."""
     sampler: Annotated[str, Field(min_length=1)] = "ddim"
-    steps: Annotated[int, Field(ge=2, le=1000)] = 20
+    steps: Annotated[int, Field(ge=2, le=MOST_STEPS)] = 20
     alias: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,255}$")] = "champion"
     refresh_seconds: Annotated[float, Field(gt=0)] = 10.0
     """How often the alias is looked up again, so that a promotion needs no new deployment."""

@@ -18,7 +18,8 @@ import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from l2c_ray.errors import StorageError, UnreachableError
-from l2c_ray.registry.tracking import tracking_uri, without_password
+from l2c_ray.printable import masked
+from l2c_ray.registry.tracking import tracking_uri
 from l2c_ray.storage.files import home, make_writable, read_text, write_text
 
 _MARK = "L2C_HEAD"
@@ -250,7 +251,7 @@ def _exports(head: LocalHead) -> str:
     # Secrets stay where the user has them: in a file of their own, or in the environment.
     if path := token_file():
         values["RAY_AUTH_TOKEN_PATH"] = str(path)
-    if (uri := tracking_uri()) == without_password(uri):
+    if (uri := tracking_uri()) == masked(uri):
         values["MLFLOW_TRACKING_URI"] = uri
     lines = [f'export PATH={shlex.quote(str(_programs()))}:"$PATH"']
     lines += [f"export {name}={shlex.quote(value)}" for name, value in values.items()]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from l2c_ray.caching.dynamic import DYNAMIC_RULES, DynamicRule
-from l2c_ray.config.base import Section, value_of
+from l2c_ray.config.base import Section
+from l2c_ray.config.overrides import value_of
 from l2c_ray.errors import ConfigError
 from l2c_ray.policies import calibrated, fixed_interval, removal, taylor
 from l2c_ray.schedule import Provenance, Table

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import socket
 import sqlite3
 import tempfile
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from l2c_ray.errors import ConfigError, L2CError, UnreachableError
+from l2c_ray.printable import masked
 from l2c_ray.storage.files import home, make_writable
 
 if TYPE_CHECKING:
@@ -28,9 +28,6 @@ RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 _DEFAULT_PORTS = {"postgresql": 5432, "mysql": 3306}
 _CONNECT_SECONDS = 5
 _METRICS_A_CALL = 1000
-_PASSWORD = re.compile(r"(://[^/\s:@]*):\S*@")
-_TOKEN = re.compile(r"(https?://)[^/\s:@]+@")
-_PARAMETER = re.compile(r"([?&][^=&\s]*(?:password|passwd|token|secret)[^=&\s]*=)[^&\s]*", re.IGNORECASE)
 
 # MLflow reads these at every call. Its own 7 retries of 120 seconds hold a job up for minutes when the server dies;
 # these get over a restart. A bar for files of a few kilobytes only clutters logs, and the address of every run
@@ -78,7 +75,7 @@ def connect() -> MlflowClient:
             if isinstance(error, MlflowException) and error.error_code != "INVALID_PARAMETER_VALUE":
                 raise
             raise ConfigError(
-                f"MLFLOW_TRACKING_URI={without_password(uri)}",
+                f"MLFLOW_TRACKING_URI={uri}",
                 f"is not the address of a tracking server ({reason(error)})",
                 "give one, for instance http://127.0.0.1:5000",
             ) from error
@@ -99,7 +96,7 @@ def server_errors() -> Iterator[None]:
     except Exception as error:
         # MLflow lets the errors of its client libraries through: requests', SQLAlchemy's, botocore's and others.
         raise UnreachableError(
-            without_password(tracking_uri()),
+            tracking_uri(),
             f"the tracking server does not answer as it should ({reason(error)})",
             "start or mend it, or set MLFLOW_TRACKING_URI",
         ) from error
@@ -118,13 +115,8 @@ def unless_there() -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """The error in one line, without passwords."""
-    return without_password((str(error).strip() or type(error).__name__).splitlines()[0])
-
-
-def without_password(text: str) -> str:
-    """The text with `***` for the password or token of every address in it."""
-    return _PARAMETER.sub(r"\1***", _TOKEN.sub(r"\1***@", _PASSWORD.sub(r"\1:***@", text)))
+    """The error in one line, without secrets."""
+    return (masked(str(error)).strip() or type(error).__name__).splitlines()[0]
 
 
 class TrackedRun:

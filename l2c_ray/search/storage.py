@@ -119,7 +119,9 @@ def _address() -> URL | None:
     given = os.environ.get(STORAGE_VARIABLE)
     if not given:
         return None
-    remedy = "give postgresql+psycopg://USER:PASSWORD@HOST:PORT/DATABASE or sqlite:///FILE, or unset it"
+    remedy = (
+        "give sqlite:///FILE or postgresql+psycopg://HOST:PORT/DATABASE, with USER:PASSWORD@ before HOST, or unset it"
+    )
     try:
         url = make_url(given)
     except (ArgumentError, ValueError) as error:

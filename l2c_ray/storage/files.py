@@ -145,7 +145,7 @@ def read_text(path: Path, most: int = MOST_TEXT_BYTES) -> str:
     try:
         return read_bytes(path, most).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise _unreadable(path, "it is not UTF-8 text") from error
+        raise StorageError(str(path), "is not text in UTF-8", "save it as UTF-8") from error
 
 
 def read_bytes(path: Path, most: int) -> bytes:

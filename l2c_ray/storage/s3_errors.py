@@ -1,6 +1,5 @@
 """What boto3 raises, as this package's errors: refused, or not answered, which is worth another attempt."""
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -39,9 +38,8 @@ def typed_errors(subject: str, server: str) -> Iterator[None]:
     except NoCredentialsError as error:
         raise StorageError(subject, "there are no keys for S3", f"set {_KEYS}") from error
     except (BotoCoreError, ValueError) as error:
-        # ValueError: an endpoint or a region that is none. An endpoint may have a password in it.
-        reason = re.sub(r"[^\s/\"]+@", "***@", str(error))
-        raise StorageError(subject, f"S3 cannot be used ({reason})", "set the AWS_* variables") from error
+        # ValueError: an endpoint or a region that is none.
+        raise StorageError(subject, f"S3 cannot be used ({error})", "set the AWS_* variables") from error
 
 
 def status_of(error: ClientError) -> int:

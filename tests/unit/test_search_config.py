@@ -67,14 +67,42 @@ def test_thresholds_are_derived_of_the_papers_router_alone(derive: dict[str, Any
 
 
 def test_base_may_be_a_file_beside_the_config_and_is_overridden_by_key(tmp_path: Path) -> None:
-    (tmp_path / "base.toml").write_text((CONFIGS / "digits.toml").read_text())
-    path = tmp_path / "search.toml"
-    path.write_text('learn = "base.toml"\n[study]\ntrials = 3\n[space]\nrouter.lambda = {low = 1e-5, high = 1e-3}\n')
+    path = search_file(tmp_path)
     config = SearchConfig.read(path, ["learn.training.iterations=7", "space.router.lambda.high=2e-3"])
     learned = config.learn_config({"router.lambda": 1e-4})
     assert (learned.training.iterations, learned.router.sparsity_weight) == (7, 1e-4)
     assert learned.model.name == "digits-dit"
     assert config.space["router.lambda"].high == 2e-3
+
+
+def search_file(folder: Path) -> Path:
+    (folder / "base.toml").write_text((CONFIGS / "digits.toml").read_text())
+    path = folder / "search.toml"
+    path.write_text('learn = "base.toml"\n[study]\ntrials = 3\n[space]\nrouter.lambda = {low = 1e-5, high = 1e-3}\n')
+    return path
+
+
+@pytest.mark.parametrize("text", ["2026-01-05", "2026", "true", "1e3"])
+def test_override_of_a_text_in_learn_takes_the_text_whatever_it_looks_like(tmp_path: Path, text: str) -> None:
+    config = SearchConfig.read(search_file(tmp_path), [f"learn.run.experiment={text}", f"study.name={text}"])
+    assert config.learn_config({"router.lambda": 1e-4}).run.experiment == text
+    assert config.study.name == text
+
+
+@pytest.mark.parametrize(
+    ("override", "subject"),
+    [
+        ("learn.run.seed=-1", "learn.run.seed in --set"),
+        ("space.router.lambda.high=-1", "space.router.lambda in {path} and --set"),
+        ("space.run.seed.low=-1", "space.run.seed in --set"),
+        ("study.trials=2026-01-05", "study.trials in --set"),
+    ],
+)
+def test_error_of_an_override_names_the_option(tmp_path: Path, override: str, subject: str) -> None:
+    path = search_file(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        SearchConfig.read(path, [override])
+    assert caught.value.subject == subject.format(path=path)
 
 
 def test_every_kind_of_range_becomes_a_distribution() -> None:

@@ -170,7 +170,7 @@ def test_folder_cannot_be_read_as_text(tmp_path: Path) -> None:
 
 def test_file_that_is_not_utf8_is_refused_naming_it(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(StorageError, match=r"a: cannot be read \(it is not UTF-8 text\)"):
+    with pytest.raises(StorageError, match=r"a: is not text in UTF-8; save it as UTF-8"):
         read_text(tmp_path / "a")
 
 

@@ -214,7 +214,7 @@ def test_name_that_no_machine_has_is_told(monkeypatch: pytest.MonkeyPatch) -> No
         "http://127.0.0.1:99999",
         "http://127.0.0.1:port",
         "http://[bad",
-        "http://me:***@[bad",
+        "http://***@[bad",
         "nonsense://nowhere",
         "localhost:5000",
         "mysql+nothing:///db",
@@ -222,7 +222,7 @@ def test_name_that_no_machine_has_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     ],
 )
 def test_address_that_cannot_be_one_is_bad_input(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
-    error = refusal_of_connecting_to(uri.replace("***", "s3cret"), monkeypatch)
+    error = refusal_of_connecting_to(uri.replace("***", "me:s3cret"), monkeypatch)
     assert isinstance(error, ConfigError)
     assert error.subject == f"MLFLOW_TRACKING_URI={uri}"
     assert "s3cret" not in str(error)
