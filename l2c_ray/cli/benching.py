@@ -11,7 +11,8 @@ from rich.table import Table
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.caching.profiling import device_name
 from l2c_ray.cli.inputs import Weights
-from l2c_ray.cli.output import console, progress_display
+from l2c_ray.cli.output import console
+from l2c_ray.cli.progress import progress_display
 from l2c_ray.evaluation.cost import require_fit
 from l2c_ray.evaluation.timing import Timing, time_in_turn
 from l2c_ray.models import zoo
@@ -35,7 +36,10 @@ def bench_and_report(
     pipeline = _pipeline_of(schedule, name, weights)
     if threads is not None:
         torch.set_num_threads(threads)
-    with progress_display("timing", repeats * pipeline.solver.steps) as display:
+    with progress_display() as display:
+        steps = pipeline.solver.steps
+        plan = f"timing {repeats} pairs of a full and a cached run of {batch_size} images, {steps} steps each"
+        display.begin(plan, "timing", repeats * steps)
         timing = time_in_turn(pipeline, schedule, batch_size, repeats, display.update)
     result = {"model": name, **_setting(pipeline, weights, batch_size), **_measured(timing)}
     if as_json:

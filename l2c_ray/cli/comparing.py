@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import typer
 
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.cli.inputs import find_schedule
-from l2c_ray.cli.output import console, frontier_table, measuring_display, notes
+from l2c_ray.cli.output import console, frontier_table
+from l2c_ray.cli.progress import progress_display
 from l2c_ray.data import digits
 from l2c_ray.errors import StorageError
 from l2c_ray.evaluation.candidates import NamedSettings, chosen_rules, every_rule, frontier_candidates
@@ -93,13 +95,20 @@ def _measure(
     images: int,
     first_seed: int,
 ) -> list[Measurement]:
-    notes.print("making the rules' schedules")
-    candidates = frontier_candidates(pipeline, schedules, rules)
     model = pipeline.model
     chunk = max(_LEAST_CHUNK, min(_MOST_CHUNK, images // _CHUNKS))
-    sampler = Sampler(model, pipeline.solver.name, pipeline.guidance, chunk)
-    real = digits.images_to_judge(model.image_shape)
-    with measuring_display("comparing") as on_images:
+    with progress_display() as display:
+
+        def on_calibrated(done: int, total: int) -> None:
+            if not done:
+                display.begin(f"calibrating rules on full runs of {total} images", "calibrating", total)
+            else:
+                display.update(done)
+
+        candidates = frontier_candidates(pipeline, schedules, rules, on_calibrated)
+        sampler = Sampler(model, pipeline.solver.name, pipeline.guidance, chunk)
+        real = digits.images_to_judge(model.image_shape)
+        on_images = partial(display.on_images, title="comparing")
         return measure(candidates, sampler, images, model.num_classes, real, chunk, on_images, first_seed)
 
 

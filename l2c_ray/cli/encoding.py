@@ -5,15 +5,16 @@ from dataclasses import asdict
 
 import typer
 
-from l2c_ray.cli.output import console, notes, shards_display
+from l2c_ray.cli.output import console, notes
+from l2c_ray.cli.progress import progress_display
 from l2c_ray.config.encoding import EncodingConfig
 from l2c_ray.distributed.encoding import encode
 
 
 def encode_and_report(config: EncodingConfig, as_json: bool) -> None:
     """Encodes with progress on the way, then says what is where."""
-    with shards_display() as on_shard:
-        encoded = encode(config, on_shard)
+    with progress_display() as display:
+        encoded = encode(config, display.on_shards("encoding"))
     if encoded.skipped:
         notes.print(f"warning: {encoded.skipped} broken images were left out", soft_wrap=True)
     if as_json:

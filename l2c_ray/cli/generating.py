@@ -8,7 +8,8 @@ import torch
 import typer
 from rich.table import Table
 
-from l2c_ray.cli.output import console, progress_display, shards_display
+from l2c_ray.cli.output import console
+from l2c_ray.cli.progress import progress_display
 from l2c_ray.config.imagenet import GenerationConfig
 from l2c_ray.distributed.generation import generate
 from l2c_ray.evaluation.imagenet import inception
@@ -20,8 +21,8 @@ from l2c_ray.storage.objects import open_store
 
 def generate_and_report(config: GenerationConfig, as_json: bool) -> None:
     """Generates with progress on the way, then says what is where."""
-    with shards_display() as on_shard:
-        generated = generate(config, on_shard)
+    with progress_display() as display:
+        generated = generate(config, display.on_shards("making", config.images.count))
     if as_json:
         typer.echo(json.dumps(asdict(generated)))
     else:
@@ -33,7 +34,9 @@ def evaluate_and_report(images: str, reference: Path, weights: Path, batch_size:
     """Judges with progress on the way, then prints the scores."""
     generated, real = ImageShards(open_store(images)), Reference(reference)
     network = inception.load(weights, "cuda" if torch.cuda.is_available() else "cpu")
-    with progress_display("looking at images", generated.images + real.images) as display:
+    with progress_display() as display:
+        plan = f"looking at {generated.images:,} generated images and {real.images:,} of the reference batch"
+        display.begin(plan, "images", generated.images + real.images)
         scores = Judge(network, batch_size, display.update).scores(generated, real)
     if as_json:
         typer.echo(json.dumps(scores.as_dict()))

@@ -1,22 +1,13 @@
 """Runs the learning job and tells what comes of it."""
 
 import json
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
 import typer
 
-from l2c_ray.cli.output import (
-    ProgressDisplay,
-    console,
-    frontier_table,
-    measuring_display,
-    notes,
-    progress_display,
-    registered_in_words,
-    warn_of_extremes,
-)
+from l2c_ray.cli.output import console, frontier_table, notes, registered_in_words, warn_of_extremes
+from l2c_ray.cli.progress import progress_display
 from l2c_ray.config.learn import LearnConfig
 from l2c_ray.distributed.learn import LearnResult, Started, learn
 from l2c_ray.learning.learner import Progress
@@ -32,19 +23,17 @@ def learn_and_report(config: LearnConfig, out: Path | None, as_json: bool) -> No
     """
     if out:
         make_writable(out)
-    with ExitStack() as stack:
-        display: list[ProgressDisplay] = []
+    with progress_display() as display:
 
         def on_start(started: Started) -> None:
             notes.print(f"run {started.run_name}, MLflow run {started.mlflow_run_id}", soft_wrap=True)
-            display.append(stack.enter_context(progress_display("learning", started.iterations)))
+            display.begin(_plan(config, started), "learning", started.iterations, started.done)
 
         def on_progress(progress: Progress) -> None:
             note = f"error {progress.error:.1e}, mean score {progress.mean_score:.2f}"
-            display[0].update(progress.iteration, note)
+            display.update(progress.iteration, note)
 
-        on_images = stack.enter_context(measuring_display())
-        result = learn(config, on_start, on_progress, on_images)
+        result = learn(config, on_start, on_progress, display.on_images)
     for schedule in result.schedules:
         warn_of_extremes(schedule.table, schedule.table.cache_steps)
     if out:
@@ -56,6 +45,13 @@ def learn_and_report(config: LearnConfig, out: Path | None, as_json: bool) -> No
     console.print(frontier_table(result.measurements))
     for version in result.versions:
         console.print(registered_in_words(version), soft_wrap=True)
+
+
+def _plan(config: LearnConfig, started: Started) -> str:
+    workers, batch = config.cluster.workers, config.training.batch_size
+    done = f", {started.done} of them are done" if started.done else ""
+    learning = f"{started.iterations} iterations of {workers * batch} images on {workers} workers{done}"
+    return f"learning in {learning}; then measuring what comes of it on {config.evaluation.images} images"
 
 
 def _named(schedules: list[Schedule]) -> dict[str, Schedule]:

@@ -1,63 +1,25 @@
-"""What a person sees: tables, a progress bar on a terminal, and now and then a line elsewhere."""
+"""What a person sees: tables and lines."""
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping
 from itertools import zip_longest
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from l2c_ray.evaluation.frontier import Measurement, OnImages
+from l2c_ray.evaluation.frontier import Measurement
 from l2c_ray.registry.audit import AliasMove
 from l2c_ray.registry.versions import RegisteredVersion
 from l2c_ray.schedule import Macs, Schedule
 from l2c_ray.schedule import Table as ScheduleTable
 
-_LINES_OF_A_LOG = 20
-
 # Results go to stdout and how it goes to stderr, so that a script can read the one. A log has no width of its own.
 console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
 notes = Console(width=None if sys.stderr.isatty() else 120, highlight=False, stderr=True)
-
-
-class ProgressDisplay:
-    """A bar on a terminal; in a log, about twenty lines over the whole work."""
-
-    def __init__(self, bar: Progress, title: str, total: int) -> None:
-        self._bar = bar
-        self._title = title
-        self._total = total
-        self._task = bar.add_task(title, total=total, note="")
-        self._printed = 0
-
-    def update(self, done: int, note: str = "") -> None:
-        """Shows that `done` of the total is done; `note` says how it goes."""
-        self._bar.update(self._task, completed=done, note=note)
-        step = max(1, self._total // _LINES_OF_A_LOG)
-        if not notes.is_terminal and (done >= self._printed + step or done == self._total):
-            self._printed = done
-            notes.print(f"{self._title} {done}/{self._total} {note}", soft_wrap=True)
-
-
-@contextmanager
-def progress_display(title: str, total: int) -> Iterator[ProgressDisplay]:
-    """Shows the progress of work that is `total` long while the context lasts."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=notes, disable=not notes.is_terminal) as bar:
-        yield ProgressDisplay(bar, title, total)
 
 
 def frontier_table(measurements: list[Measurement]) -> Table:
@@ -210,34 +172,3 @@ def _removed(units: dict[str, Any]) -> str:
 
 def _saving(tmacs: dict[str, float]) -> str:
     return f"{tmacs['full']:.3g} T -> {tmacs['cached']:.3g} T"
-
-
-@contextmanager
-def shards_display() -> Iterator[Callable[[int, int], None]]:
-    """While the context lasts, shows what it is told: how many shards are there, and how many there will be."""
-    with ExitStack() as stack:
-        display: list[ProgressDisplay] = []
-
-        def on_shard(done: int, total: int) -> None:
-            if not display:
-                display.append(stack.enter_context(progress_display("shards", total)))
-            display[0].update(done)
-
-        yield on_shard
-
-
-@contextmanager
-def measuring_display(title: str = "measuring") -> Iterator[OnImages]:
-    """While the context lasts, shows how far measurements have come, one after the other."""
-    with ExitStack() as stack:
-        display: ProgressDisplay | None = None
-        done = of = 0
-
-        def on_images(name: str, made: int, total: int) -> None:
-            nonlocal display, done, of
-            if display is None or done == of:
-                display, done, of = stack.enter_context(progress_display(title, total)), 0, total
-            done += made
-            display.update(done, name)
-
-        yield on_images

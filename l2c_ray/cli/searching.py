@@ -1,7 +1,6 @@
 """Runs the search job and tells what comes of it."""
 
 import json
-from contextlib import ExitStack
 from dataclasses import asdict
 
 import typer
@@ -9,7 +8,8 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from l2c_ray.cli.output import ProgressDisplay, console, measuring_display, notes, progress_display
+from l2c_ray.cli.output import console, notes
+from l2c_ray.cli.progress import progress_display
 from l2c_ray.config.search import SearchConfig
 from l2c_ray.distributed.publishing import SearchResult
 from l2c_ray.distributed.search import Status, search
@@ -17,24 +17,30 @@ from l2c_ray.distributed.search import Status, search
 
 def search_and_report(config: SearchConfig, as_json: bool) -> None:
     """Searches with progress on the way, then prints the frontier with its versions, or the whole result as JSON."""
-    with ExitStack() as stack:
-        display: list[ProgressDisplay] = []
+    with progress_display() as display:
 
         def on_start(study: str, run_id: str) -> None:
             notes.print(f"study {study}, MLflow run {run_id}", soft_wrap=True)
-            display.append(stack.enter_context(progress_display("trials", config.study.trials)))
 
         def on_status(status: Status) -> None:
             if status.last and status.last.outcome in ("failed", "lost"):
                 notes.print(f"a trial {status.last.outcome}: {status.last.reason}", soft_wrap=True, markup=False)
-            display[0].update(status.finished, f"{status.on_frontier} on the frontier")
+            if not display.title:
+                display.begin(_plan(config, status.finished), "trials", status.wanted, status.finished)
+            display.update(status.finished, f"{status.on_frontier} on the frontier")
 
-        on_images = stack.enter_context(measuring_display())
-        result = search(config, on_start, on_status, on_images)
+        result = search(config, on_start, on_status, display.on_images)
     if as_json:
         typer.echo(json.dumps(_as_dict(result)))
         return
     console.print(_table(result, config.objective.cost))
+
+
+def _plan(config: SearchConfig, finished: int) -> str:
+    study, iterations = config.study, config.learn_config(config.corners()[0]).training.iterations
+    done = f", {finished} of them are finished" if finished else ""
+    trials = f"{study.trials} trials of {iterations} iterations, {study.parallel} at a time{done}"
+    return f"searching in {trials}; then measuring the frontier"
 
 
 def _table(result: SearchResult, cost: str) -> Table:

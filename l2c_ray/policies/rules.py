@@ -9,6 +9,7 @@ from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.config.base import Section, value_of
 from l2c_ray.errors import ConfigError
 from l2c_ray.policies import calibrated, fixed_interval, removal, taylor
+from l2c_ray.policies.calibrated import OnCalibrated
 from l2c_ray.schedule import Provenance, Table
 
 Settings = TypeVar("Settings", bound=Section)
@@ -22,6 +23,8 @@ class Rule(Generic[Settings]):
     make: Callable[[Pipeline, Settings], Table]
     sweep: tuple[Settings, ...]
     """Settings that trace the rule's curve over compute shares, from much compute to little."""
+    calibrate: Callable[[Pipeline, Settings, OnCalibrated], object] | None = None
+    """Samples what `make` needs, telling how far it has come; what is not sampled by then `make` samples itself."""
 
 
 _INTERVALS = (2, 3, 4, 5)
@@ -44,6 +47,7 @@ RULES: dict[str, Rule[Any]] = {
         calibrated.Calibrated,
         calibrated.make,
         tuple(calibrated.Calibrated(alpha=alpha, by=by) for by in calibrated.GROUPINGS for alpha in _ALPHAS),
+        calibrated.calibrate,
     ),
     "random": Rule(
         removal.RandomRemoval,
