@@ -30,6 +30,7 @@ from l2c_ray.evaluation.plots import plot_images
 from l2c_ray.registry import tracking
 from l2c_ray.registry.registration import HEATMAP_FILE
 from l2c_ray.registry.versions import get_version
+from l2c_ray.storage import environment
 from l2c_ray.storage.files import home, read_text, write_bytes, write_text
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -184,4 +185,5 @@ if __name__ == "__main__":
     # A trial run leaves nothing outside of the checkout.
     os.environ["L2C_HOME"] = os.environ.get("L2C_HOME") or str(REPOSITORY / ".l2c")
     with errors_as_exit_codes():
+        environment.settle()
         sys.exit({"up": up, "down": down}[action]())

@@ -6,8 +6,11 @@ import argparse
 from l2c_ray.cli.main import errors_as_exit_codes
 from l2c_ray.evaluation.classifier import WEIGHTS
 from l2c_ray.evaluation.classifier_training import train_and_write
+from l2c_ray.storage.places import require_lasting
 
 if __name__ == "__main__":
     argparse.ArgumentParser(description=__doc__).parse_args()
     with errors_as_exit_codes():
+        # A submitted job would train the copy of the package that was submitted with it.
+        require_lasting("jobs/train_classifier.py", WEIGHTS.parent.name)
         print(train_and_write(WEIGHTS.parent))
