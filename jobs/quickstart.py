@@ -25,6 +25,7 @@ from l2c_ray.printable import masked
 from l2c_ray.registry import tracking
 from l2c_ray.registry.registration import HEATMAP_FILE
 from l2c_ray.registry.versions import get_version
+from l2c_ray.storage import environment
 from l2c_ray.storage.files import home, read_text, write_bytes, write_text
 
 if TYPE_CHECKING:
@@ -193,4 +194,5 @@ if __name__ == "__main__":
     # A trial run leaves nothing outside of the checkout.
     os.environ["L2C_HOME"] = os.environ.get("L2C_HOME") or str(REPOSITORY / ".l2c")
     with errors_as_exit_codes():
+        environment.settle()
         sys.exit({"up": up, "down": down}[action]())

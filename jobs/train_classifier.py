@@ -4,6 +4,7 @@
 import argparse
 
 from l2c_ray.cli.exit_codes import errors_as_exit_codes
+from l2c_ray.storage.places import require_lasting
 
 if __name__ == "__main__":
     argparse.ArgumentParser(description=__doc__).parse_args()
@@ -12,4 +13,6 @@ if __name__ == "__main__":
     from l2c_ray.evaluation.classifier_training import train_and_write
 
     with errors_as_exit_codes():
+        # A submitted job would train the copy of the package that was submitted with it.
+        require_lasting("jobs/train_classifier.py", WEIGHTS.parent.name)
         print(train_and_write(WEIGHTS.parent))

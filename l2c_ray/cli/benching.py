@@ -9,7 +9,8 @@ from rich.table import Table
 
 from l2c_ray.cli.inputs import Weights
 from l2c_ray.cli.json_output import print_json
-from l2c_ray.cli.output import console, progress_display
+from l2c_ray.cli.output import console
+from l2c_ray.cli.progress import progress_display
 from l2c_ray.models import zoo
 from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Schedule
@@ -40,7 +41,10 @@ def bench_and_report(
     pipeline = _pipeline_of(schedule, name, weights)
     if threads is not None:
         torch.set_num_threads(threads)
-    with progress_display("timing", repeats * pipeline.solver.steps) as display:
+    with progress_display() as display:
+        steps = pipeline.solver.steps
+        plan = f"timing {repeats} pairs of a full and a cached run of {batch_size} images, {steps} steps each"
+        display.begin(plan, "timing", repeats * steps)
         timing = time_in_turn(pipeline, schedule, batch_size, repeats, display.update)
     result = {"model": name, **_setting(pipeline, weights, batch_size), **_measured(timing)}
     if as_json:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from l2c_ray.cli.inputs import find_schedule, read_schedule
 from l2c_ray.cli.json_output import print_json
-from l2c_ray.cli.output import console, frontier_table, measuring_display, notes
+from l2c_ray.cli.output import console, frontier_table
+from l2c_ray.cli.progress import progress_display
 from l2c_ray.errors import StorageError
 from l2c_ray.policies.rules import chosen_rules, every_rule
 from l2c_ray.storage.files import make_writable, write_bytes, write_text
@@ -118,13 +120,20 @@ def _measure(
     from l2c_ray.evaluation.candidates import frontier_candidates
     from l2c_ray.evaluation.frontier import Sampler, measure
 
-    notes.print("making the rules' schedules")
-    candidates = frontier_candidates(pipeline, schedules, rules)
     model = pipeline.model
     chunk = max(_LEAST_CHUNK, min(_MOST_CHUNK, images // _CHUNKS))
-    sampler = Sampler(model, pipeline.solver.name, pipeline.guidance, chunk)
-    real = digits.images_to_judge(model.image_shape)
-    with measuring_display("comparing") as on_images:
+    with progress_display() as display:
+
+        def on_calibrated(done: int, total: int) -> None:
+            if not done:
+                display.begin(f"calibrating rules on full runs of {total} images", "calibrating", total)
+            else:
+                display.update(done)
+
+        candidates = frontier_candidates(pipeline, schedules, rules, on_calibrated)
+        sampler = Sampler(model, pipeline.solver.name, pipeline.guidance, chunk)
+        real = digits.images_to_judge(model.image_shape)
+        on_images = partial(display.on_images, title="comparing")
         return measure(candidates, sampler, images, model.num_classes, real, chunk, on_images, first_seed)
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from l2c_ray.cli.json_output import print_json
-from l2c_ray.cli.output import checks_table, console, measuring_display
+from l2c_ray.cli.output import checks_table, console
+from l2c_ray.cli.progress import progress_display
 from l2c_ray.errors import GateError, IntegrityError, ScheduleError
 from l2c_ray.models import zoo
 from l2c_ray.registry import tracking
@@ -75,8 +76,8 @@ def _measure(schedule: Schedule, pipeline: Pipeline, images: int, batch_size: in
     candidates = gate_candidates(pipeline, {"schedule": schedule})[:2]
     sampler = Sampler(model, pipeline.solver.name, pipeline.guidance, batch_size)
     draws, judge = frontier_draws(images, model.num_classes), classifier.judge_of(model.image_shape)
-    with measuring_display() as on_images:
-        _, mine = remeasure(candidates, sampler, draws, batch_size, judge, on_images)
+    with progress_display() as display:
+        _, mine = remeasure(candidates, sampler, draws, batch_size, judge, display.on_images)
     return mine
 
 

@@ -4,7 +4,8 @@ from dataclasses import asdict
 
 from l2c_ray.cli.inputs import require_there
 from l2c_ray.cli.json_output import print_json
-from l2c_ray.cli.output import console, notes, shards_display
+from l2c_ray.cli.output import console, notes
+from l2c_ray.cli.progress import progress_display
 from l2c_ray.config.encoding import EncodingConfig
 
 
@@ -15,8 +16,8 @@ def encode_and_report(config: EncodingConfig, as_json: bool) -> None:
     from l2c_ray.data.sources.base import told
     from l2c_ray.distributed.encoding import encode
 
-    with shards_display() as on_shard:
-        encoded = encode(config, on_shard)
+    with progress_display() as display:
+        encoded = encode(config, display.on_shards("encoding"))
     if encoded.skipped:
         notes.print(f"warning: {encoded.skipped} broken images were left out", soft_wrap=True)
     if encoded.passed_over:

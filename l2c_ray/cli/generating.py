@@ -10,7 +10,8 @@ from rich.table import Table
 
 from l2c_ray.cli.inputs import read_schedule, require_pipeline, require_there
 from l2c_ray.cli.json_output import print_json
-from l2c_ray.cli.output import console, progress_display, shards_display
+from l2c_ray.cli.output import console
+from l2c_ray.cli.progress import progress_display
 from l2c_ray.config.imagenet import GenerationConfig
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ def generate_and_report(config: GenerationConfig, as_json: bool) -> None:
 
     from l2c_ray.distributed.generation import generate
 
-    with shards_display() as on_shard:
-        generated = generate(config, on_shard)
+    with progress_display() as display:
+        generated = generate(config, display.on_shards("making", config.images.count))
     if as_json:
         print_json(asdict(generated))
     else:
@@ -51,7 +52,9 @@ def evaluate_and_report(images: str, reference: Path, weights: Path, batch_size:
 
     generated, real = ImageShards(open_store(images)), Reference(reference)
     network = inception.load(weights, "cuda" if torch.cuda.is_available() else "cpu")
-    with progress_display("looking at images", generated.images + real.images) as display:
+    with progress_display() as display:
+        plan = f"looking at {generated.images:,} generated images and {real.images:,} of the reference batch"
+        display.begin(plan, "images", generated.images + real.images)
         scores = Judge(network, batch_size, display.update).scores(generated, real)
     if as_json:
         print_json(scores.as_dict())

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from l2c_ray.cli.inputs import require_pipeline, require_there
 from l2c_ray.cli.json_output import print_json
-from l2c_ray.cli.output import (
-    ProgressDisplay,
-    console,
-    frontier_table,
-    measuring_display,
-    notes,
-    print_registered,
-    progress_display,
-    warn_of_extremes,
-)
+from l2c_ray.cli.output import console, frontier_table, notes, print_registered, warn_of_extremes
+from l2c_ray.cli.progress import progress_display
 from l2c_ray.config.learn import LearnConfig
 from l2c_ray.storage.files import make_writable, write_text
 
@@ -41,19 +32,17 @@ def learn_and_report(config: LearnConfig, out: Path | None, as_json: bool) -> No
 
     from l2c_ray.distributed.learn import learn
 
-    with ExitStack() as stack:
-        display: list[ProgressDisplay] = []
+    with progress_display() as display:
 
         def on_start(started: Started) -> None:
             notes.print(f"run {started.run_name}, MLflow run {started.mlflow_run_id}", soft_wrap=True)
-            display.append(stack.enter_context(progress_display("learning", started.iterations)))
+            display.begin(_plan(config, started), "learning", started.iterations, started.done)
 
         def on_progress(progress: Progress) -> None:
             note = f"error {progress.error:.1e}, mean score {progress.mean_score:.2f}"
-            display[0].update(progress.iteration, note)
+            display.update(progress.iteration, note)
 
-        on_images = stack.enter_context(measuring_display())
-        result = learn(config, on_start, on_progress, on_images)
+        result = learn(config, on_start, on_progress, display.on_images)
     for schedule in result.schedules:
         warn_of_extremes(schedule.table, schedule.table.cache_steps)
     if out:
@@ -65,6 +54,13 @@ def learn_and_report(config: LearnConfig, out: Path | None, as_json: bool) -> No
     console.print(frontier_table(result.measurements))
     for version in result.versions:
         print_registered(version)
+
+
+def _plan(config: LearnConfig, started: Started) -> str:
+    workers, batch = config.cluster.workers, config.training.batch_size
+    done = f", {started.done} of them are done" if started.done else ""
+    learning = f"{started.iterations} iterations of {workers * batch} images on {workers} workers{done}"
+    return f"learning in {learning}; then measuring what comes of it on {config.evaluation.images} images"
 
 
 def _named(schedules: list[Schedule]) -> dict[str, Schedule]:

@@ -27,8 +27,10 @@ from l2c_ray.cli.options import (
     SamplerOption,
     StepsOption,
     ThreadsOption,
+    lasting,
 )
 from l2c_ray.errors import InvalidInputError
+from l2c_ray.storage import environment
 
 app = typer.Typer(
     help="Learns, versions and applies caching schedules for diffusion transformers.",
@@ -51,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     wrong.
     """
     with errors_as_exit_codes():
+        environment.settle()
         sys.exit(_run(arguments))
 
 
@@ -76,7 +79,9 @@ def _run(arguments: Sequence[str] | None) -> int:
 def learn(
     config: Annotated[Path, typer.Argument(help="TOML file, for instance jobs/configs/digits.toml.")],
     overrides: OverridesOption = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to write the schedules to, beside the registry.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write the schedules to, beside the registry.", callback=lasting)
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Learn a schedule on the Ray cluster at $RAY_ADDRESS (or one started here), measure and register it."""
@@ -119,7 +124,7 @@ def search(
 def generate(
     model: ModelArgument,
     label: Annotated[int, typer.Option(min=0, help="Class to draw.")],
-    out: Annotated[Path, typer.Option(help="PNG file to write.")],
+    out: Annotated[Path, typer.Option(help="PNG file to write.", callback=lasting)],
     seed: Annotated[int, typer.Option(min=0, max=2**53, help="Seed of the noise.")] = 0,
     schedule: Annotated[str | None, typer.Option(metavar="FILE|ALIAS", help="Which units to skip.")] = None,
     checkpoint: CheckpointOption = None,
@@ -166,7 +171,9 @@ def compare(
     first_seed: Annotated[
         int | None, typer.Option(min=0, max=2**53, help="Of the first image; the frontier protocol's unless given.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the table as JSON, the plots and heatmaps.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the table as JSON, the plots and heatmaps.", callback=lasting)
+    ] = None,
     checkpoint: CheckpointOption = None,
     sampler: SamplerOption = None,
     steps: StepsOption = 20,
@@ -207,7 +214,7 @@ def bench(
 @app.command()
 def profile(
     model: ModelArgument,
-    out: Annotated[Path, typer.Option(help="JSON file to write, for router.profile in a config.")],
+    out: Annotated[Path, typer.Option(help="JSON file to write, for router.profile in a config.", callback=lasting)],
     random_weights: RandomWeightsOption = False,
     checkpoint: CheckpointOption = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images in an evaluation; guidance makes two of one.")] = 8,

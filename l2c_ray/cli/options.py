@@ -6,9 +6,22 @@ from typing import Annotated, Literal
 import typer
 
 from l2c_ray.schedule import MOST_STEPS, GuidanceRule
+from l2c_ray.storage.places import require_lasting
 
 Device = Literal["cpu", "cuda"]
 NumberFormat = Literal["float32", "bfloat16"]
+
+
+def lasting(option: typer.CallbackParam, path: Path | None) -> Path | None:
+    """The callback of every option that names what is written: a job may write to no relative place.
+
+    Raises:
+        ConfigError: this is a job, and the path is relative.
+    """
+    if path:
+        require_lasting(f"{option.opts[0]} {path}", str(path))
+    return path
+
 
 ModelArgument = Annotated[str, typer.Argument(help="Name in the zoo, for instance digits-dit.")]
 CheckpointOption = Annotated[

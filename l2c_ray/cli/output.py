@@ -1,29 +1,26 @@
-"""What a person sees: tables, a progress bar on a terminal, and now and then a line elsewhere."""
+"""What a person sees: tables and lines."""
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from l2c_ray.printable import printable
+
 if TYPE_CHECKING:
-    from l2c_ray.evaluation.frontier import Measurement, OnImages
+    from l2c_ray.evaluation.frontier import Measurement
     from l2c_ray.registry.audit import AliasMove
     from l2c_ray.registry.versions import RegisteredVersion
     from l2c_ray.schedule import Macs, Schedule
     from l2c_ray.schedule import Table as ScheduleTable
-from l2c_ray.printable import printable
-
-_LINES_OF_A_LOG = 20
 
 _LONGEST = 2000
 """Of one text, for instance of the units of a step."""
@@ -46,40 +43,6 @@ class _PlainConsole(Console):
 # Results go to stdout and how it goes to stderr, so that a script can read the one. Closed ones are None.
 console = _PlainConsole(bool(sys.stdout and sys.stdout.isatty()))
 notes = _PlainConsole(bool(sys.stderr and sys.stderr.isatty()), stderr=True)
-
-
-class ProgressDisplay:
-    """A bar on a terminal; in a log, about twenty lines over the whole work."""
-
-    def __init__(self, bar: Progress, title: str, total: int) -> None:
-        self._bar = bar
-        self._title = printable(title)
-        self._total = total
-        self._task = bar.add_task(self._title, total=total, note="")
-        self._printed = 0
-
-    def update(self, done: int, note: str = "") -> None:
-        """Shows that `done` of the total is done; `note` says how it goes."""
-        self._bar.update(self._task, completed=done, note=printable(note))
-        step = max(1, self._total // _LINES_OF_A_LOG)
-        if not notes.is_terminal and (done >= self._printed + step or done == self._total):
-            self._printed = done
-            notes.print(f"{self._title} {done}/{self._total} {note}", soft_wrap=True)
-
-
-@contextmanager
-def progress_display(title: str, total: int) -> Iterator[ProgressDisplay]:
-    """Shows the progress of work that is `total` long while the context lasts."""
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
-    )
-    with Progress(*columns, console=notes, disable=not notes.is_terminal) as bar:
-        yield ProgressDisplay(bar, title, total)
 
 
 def frontier_table(measurements: list[Measurement]) -> Table:
@@ -234,34 +197,3 @@ def _removed(units: dict[str, Any]) -> str:
 
 def _saving(tmacs: dict[str, float]) -> str:
     return f"{tmacs['full']:.3g} T -> {tmacs['cached']:.3g} T"
-
-
-@contextmanager
-def shards_display() -> Iterator[Callable[[int, int], None]]:
-    """While the context lasts, shows what it is told: how many shards are there, and how many there will be."""
-    with ExitStack() as stack:
-        display: list[ProgressDisplay] = []
-
-        def on_shard(done: int, total: int) -> None:
-            if not display:
-                display.append(stack.enter_context(progress_display("shards", total)))
-            display[0].update(done)
-
-        yield on_shard
-
-
-@contextmanager
-def measuring_display(title: str = "measuring") -> Iterator[OnImages]:
-    """While the context lasts, shows how far measurements have come, one after the other."""
-    with ExitStack() as stack:
-        display: ProgressDisplay | None = None
-        done = of = 0
-
-        def on_images(name: str, made: int, total: int) -> None:
-            nonlocal display, done, of
-            if display is None or done == of:
-                display, done, of = stack.enter_context(progress_display(title, total)), 0, total
-            done += made
-            display.update(done, name)
-
-        yield on_images

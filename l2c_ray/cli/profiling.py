@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from l2c_ray.cli.inputs import Weights
-from l2c_ray.cli.output import console, progress_display
+from l2c_ray.cli.output import console
+from l2c_ray.cli.progress import progress_display
 from l2c_ray.config.profile import Profile
 from l2c_ray.storage.files import make_writable, write_text
 
@@ -30,8 +31,10 @@ def profile_and_report(
     model = weights.load(name)
     if threads is not None:
         torch.set_num_threads(threads)
-    with progress_display("timing", repeats) as display:
-        measured = profile(model, batch_size, repeats, lambda done: display.update(done, ""))
+    with progress_display() as display:
+        plan = f"timing the {len(model.units)} units in {repeats} evaluations of {batch_size} images"
+        display.begin(plan, "timing", repeats)
+        measured = profile(model, batch_size, repeats, display.update)
     write_text(out, measured.to_json())
     console.print(_table(model, measured))
     console.print(f"written to {out}", soft_wrap=True)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from l2c_ray.cli.inputs import require_there
 from l2c_ray.cli.json_output import print_json
-from l2c_ray.cli.output import checks_table, console, measuring_display, move_in_words
+from l2c_ray.cli.output import checks_table, console, move_in_words
+from l2c_ray.cli.progress import progress_display
 from l2c_ray.config.promotion import PromotionConfig
 from l2c_ray.errors import L2CError
 
@@ -25,8 +26,8 @@ def promote_and_report(config: PromotionConfig, as_json: bool) -> None:
     found: list[Verdict] = []
     moves: list[AliasMove] = []
     try:
-        with measuring_display() as on_images:
-            promote(config, found.extend, moves.append, on_images)
+        with progress_display() as display:
+            promote(config, found.extend, moves.append, display.on_images)
     except L2CError:
         if found:
             _report(found, moves, as_json)

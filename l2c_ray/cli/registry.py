@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from l2c_ray.cli.loopback import keep_private_ray_on_loopback
-from l2c_ray.cli.options import CheckpointOption, JsonOption, OverridesOption
+from l2c_ray.cli.options import CheckpointOption, JsonOption, OverridesOption, lasting
 
 app = typer.Typer(help="Look at registered schedules, promote them and take that back.", no_args_is_help=True)
 
@@ -49,7 +49,9 @@ def diff(first: VersionArgument, second: VersionArgument, as_json: JsonOption = 
 @app.command("export")
 def export(
     version: VersionArgument,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write; stdout unless given.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File to write; stdout unless given.", callback=lasting)
+    ] = None,
 ) -> None:
     """Write the schedule of a version as a schedule file, which is JSON."""
     from l2c_ray.registry import tracking

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from l2c_ray.cli.options import GuidanceOption, GuidanceRuleOption, JsonOption, SamplerOption, StepsOption
+from l2c_ray.cli.options import GuidanceOption, GuidanceRuleOption, JsonOption, SamplerOption, StepsOption, lasting
 from l2c_ray.interop.formats import ExportFormat, ImportFormat
 
 app = typer.Typer(help="Look at schedule files, import and export them.", no_args_is_help=True)
@@ -33,7 +33,7 @@ def import_(
     file: Annotated[Path, typer.Argument(help="A router of the paper's authors, or a SmoothCache schedule.")],
     model: Annotated[str, typer.Option(help="Name in the zoo, for instance dit-xl-2-256; its weights are not needed.")],
     steps: StepsOption,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Schedule file to write.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Schedule file to write.", callback=lasting)],
     sampler: SamplerOption = None,
     threshold: Annotated[float | None, typer.Option(help="Compute where a router's score is above this.")] = None,
     guidance_scale: GuidanceOption = None,
@@ -64,7 +64,9 @@ def import_(
 def export(
     file: FileArgument,
     to: Annotated[ExportFormat, typer.Option(help="Whose format.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write; stdout unless given.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File to write; stdout unless given.", callback=lasting)
+    ] = None,
 ) -> None:
     """Write a schedule in another project's format, and say on stderr what is lost."""
     from l2c_ray.cli.converting import export_and_report

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,8 @@ from rich.table import Table
 
 from l2c_ray.cli.inputs import require_pipeline, require_there
 from l2c_ray.cli.json_output import print_json
-from l2c_ray.cli.output import ProgressDisplay, console, measuring_display, notes, progress_display
+from l2c_ray.cli.output import console, notes
+from l2c_ray.cli.progress import progress_display
 from l2c_ray.config.search import SearchConfig
 
 if TYPE_CHECKING:
@@ -27,24 +27,30 @@ def search_and_report(config: SearchConfig, as_json: bool) -> None:
 
     from l2c_ray.distributed.search import search
 
-    with ExitStack() as stack:
-        display: list[ProgressDisplay] = []
+    with progress_display() as display:
 
         def on_start(study: str, run_id: str) -> None:
             notes.print(f"study {study}, MLflow run {run_id}", soft_wrap=True)
-            display.append(stack.enter_context(progress_display("trials", config.study.trials)))
 
         def on_status(status: Status) -> None:
             if status.last and status.last.outcome in ("failed", "lost"):
                 notes.print(f"a trial {status.last.outcome}: {status.last.reason}", soft_wrap=True)
-            display[0].update(status.finished, f"{status.on_frontier} on the frontier")
+            if not display.title:
+                display.begin(_plan(config, status.finished), "trials", status.wanted, status.finished)
+            display.update(status.finished, f"{status.on_frontier} on the frontier")
 
-        on_images = stack.enter_context(measuring_display())
-        result = search(config, on_start, on_status, on_images)
+        result = search(config, on_start, on_status, display.on_images)
     if as_json:
         print_json(_as_dict(result))
         return
     console.print(_table(result, config.objective.cost))
+
+
+def _plan(config: SearchConfig, finished: int) -> str:
+    study, iterations = config.study, config.learn_config(config.corners()[0]).training.iterations
+    done = f", {finished} of them are finished" if finished else ""
+    trials = f"{study.trials} trials of {iterations} iterations, {study.parallel} at a time{done}"
+    return f"searching in {trials}; then measuring the frontier"
 
 
 def _table(result: SearchResult, cost: str) -> Table:

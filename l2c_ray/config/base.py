@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from l2c_ray.config.overrides import Override, blamed, take_texts
 from l2c_ray.config.toml import parse_toml
 from l2c_ray.errors import ConfigError, StorageError
+from l2c_ray.storage import places
 from l2c_ray.storage.addresses import parse_s3
 from l2c_ray.storage.files import read_text
 
@@ -22,12 +23,7 @@ def absolute(folder: str) -> str:
     """The folder from the root on: workers run in folders of their own, where a relative path would be another."""
     if "://" in folder:
         raise ValueError("is an address, and only folders can be used")
-    if "\0" in folder:
-        raise ValueError("has a null byte in it")
-    try:
-        return str(Path(folder).expanduser().absolute())
-    except RuntimeError as error:
-        raise ValueError(f"names no user's home ({error})") from error
+    return str(places.absolute(folder))
 
 
 def folder_or_bucket(address: str) -> str:
@@ -41,9 +37,19 @@ def folder_or_bucket(address: str) -> str:
     return address
 
 
+def lasting(address: str) -> str:
+    """The address as it is, unless a job would lose what it writes there."""
+    if "://" not in address and places.is_lost(address):
+        raise ValueError(f"{places.LOST}: {places.WAY_OUT}, $L2C_HOME/... or s3://...")
+    return address
+
+
 Folder = Annotated[str, Field(min_length=1), AfterValidator(absolute)]
+"""A folder or a file that is read; a job finds a relative one in what was submitted with it."""
 Place = Annotated[str, Field(min_length=1), AfterValidator(folder_or_bucket)]
-"""A folder that every node sees, or s3://bucket/prefix."""
+"""A folder that every node sees, or s3://bucket/prefix, to read from."""
+Destination = Annotated[str, Field(min_length=1), AfterValidator(lasting), AfterValidator(folder_or_bucket)]
+"""A place to write to, which in a job is no relative one."""
 
 
 def _listed(given: Any) -> Any:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from l2c_ray.config.base import Folder, JobConfig, Place, Section
+from l2c_ray.config.base import Destination, Folder, JobConfig, Place, Section
 from l2c_ray.config.learn import ClusterSection
 from l2c_ray.schedule import Sha256
 from l2c_ray.storage.trees import compiled_glob
@@ -40,7 +40,7 @@ class SourceSection(Section):
 class LatentsSection(Section):
     """How latents are made, and where to."""
 
-    storage: Place
+    storage: Destination
     """A run with the same settings goes on with what is there."""
     vae: Folder
     """A folder with diffusers' AutoencoderKL, that of the model which is to learn from the latents."""

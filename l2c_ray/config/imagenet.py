@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from l2c_ray.config.base import Folder, JobConfig, Place, Section
+from l2c_ray.config.base import Destination, Folder, JobConfig, Section
 from l2c_ray.config.learn import ClusterSection, ModelSection, SamplerSection
 from l2c_ray.schedule import Name, Sha256
 
@@ -23,7 +23,7 @@ class ImagesSection(Section):
     images; the DiT authors draw labels at random.
     """
 
-    storage: Place
+    storage: Destination
     """A folder that every node sees, or s3://bucket/prefix; a run with the same settings goes on with what is there."""
     count: Annotated[int, Field(ge=1)] = 50000
     shard_size: Annotated[int, Field(ge=1)] = 500

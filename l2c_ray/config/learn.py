@@ -5,7 +5,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from l2c_ray.config.base import ONE_OR_MORE, Folder, JobConfig, Place, Section
+from l2c_ray.config.base import ONE_OR_MORE, Destination, Folder, JobConfig, Place, Section
 from l2c_ray.config.profile import ProfileFile
 from l2c_ray.schedule import MOST_GUIDANCE, MOST_STEPS, Guidance, GuidanceRule, Name
 
@@ -18,7 +18,7 @@ class RunSection(Section):
     seed: Annotated[int, Field(ge=0, le=2**53)] = 0
     experiment: Name = "l2c"
     """The MLflow experiment."""
-    storage: Place | None = None
+    storage: Destination | None = None
     """Where all runs' checkpoints go: a folder that every node sees, or s3://bucket/prefix.
 
     Unless given it is `$L2C_STORAGE`, or without that `$L2C_HOME/runs`.

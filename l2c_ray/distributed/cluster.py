@@ -1,10 +1,14 @@
 """Connecting to Ray, and asking whether the cluster has room before anything starts."""
 
+import atexit
 import logging
 import os
+import shutil
 import socket
 import time
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import ray
@@ -12,6 +16,7 @@ from ray.exceptions import AuthenticationError, RayError
 from ray.util import get_node_ip_address, placement_group, remove_placement_group
 
 from l2c_ray.config.learn import ClusterSection
+from l2c_ray.distributed.temporary_folder import make_temporary_folder, temp_dir_in
 from l2c_ray.errors import InvalidInputError, ResourcesError, UnreachableError
 
 _log = logging.getLogger(__name__)
@@ -32,19 +37,34 @@ def connect() -> None:
         InvalidInputError: `$RAY_ADDRESS` is no host:port.
         UnreachableError: the cluster there does not answer, or does not let this user in.
     """
+    if ray.is_initialized():
+        return
     address = os.environ.get("RAY_ADDRESS") or "local"
     if address not in ("local", "auto"):
         _knock(address)
-    # A dozen processes less, and nobody knows the address of a Ray that ends with this process.
-    options = {"include_dashboard": False} if address == "local" else {}
     try:
-        ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, **options)
+        ray.init(address=address, log_to_driver=False, **_options(address))
     except (OSError, RuntimeError, ValueError, RayError) as error:
         # Ray makes other errors of this one, which only their text tells.
         if AuthenticationError.__name__ in f"{error!r} {error.__cause__!r}":
             remedy = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN as the cluster has them"
             raise UnreachableError(address, "the Ray cluster there does not let you in", remedy) from error
         raise _unreachable(address, error) from error
+
+
+def _options(address: str) -> dict[str, Any]:
+    if address != "local":
+        return {}
+    folder = make_temporary_folder()
+    atexit.register(_end, folder)
+    # A dozen processes less, and nobody knows the address of a Ray that ends with this process.
+    return {"include_dashboard": False, "_temp_dir": str(temp_dir_in(folder))}
+
+
+def _end(folder: Path) -> None:
+    """Of a Ray of this process's own."""
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _knock(address: str) -> None:

@@ -60,6 +60,9 @@ class Started:
     run_name: str
     mlflow_run_id: str
     iterations: int
+    """In the end."""
+    done: int
+    """By earlier sessions of the run."""
 
 
 def learn(
@@ -109,7 +112,7 @@ def learn(
             stopping.check()
             # The parameters of an MLflow run are those of its first session and cannot change.
             run.log_file(f"config-from-{done}.json", config.model_dump_json(by_alias=True, indent=1).encode())
-            on_start(Started(name, run.id, config.training.iterations))
+            on_start(Started(name, run.id, config.training.iterations, done))
             untold = _train(learner, config, name, storage, mailbox, run, on_progress)
             stopping.check()
             schedules = _make_schedules(config, pipeline, learner, settings)

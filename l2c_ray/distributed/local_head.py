@@ -1,6 +1,5 @@
 """A Ray head on this machine alone: loopback addresses, token authentication, and nothing left behind when it stops."""
 
-import fcntl
 import os
 import secrets
 import shlex
@@ -8,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,10 +15,12 @@ from pathlib import Path
 import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from l2c_ray.distributed.temporary_folder import make_temporary_folder, temp_dir_in
 from l2c_ray.errors import StorageError, UnreachableError
 from l2c_ray.printable import masked
 from l2c_ray.registry.tracking import tracking_uri
-from l2c_ray.storage.files import home, make_writable, read_text, write_text
+from l2c_ray.storage.environment import settled, without_proxy
+from l2c_ray.storage.files import home, locked, make_writable, read_text, write_text
 
 _MARK = "L2C_HEAD"
 """Every process of a head inherits this variable with the head's folder."""
@@ -28,8 +28,6 @@ _MARK = "L2C_HEAD"
 _ADDRESSES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_DASHBOARD_ADDRESS")
 """Where Ray's own clients look for a cluster; the second overrides even an `--address`."""
 
-_LONGEST_TEMPORARY_FOLDER = 20
-_SYSTEM_TEMPORARY_FOLDER = f"{os.sep}tmp"
 _START_SECONDS = 60
 _STOP_SECONDS = 8
 
@@ -70,7 +68,7 @@ def environment() -> dict[str, str]:
     """What a head and its clients run in: the environment here, without the addresses of other clusters."""
     inherited = {name: value for name, value in os.environ.items() if name not in _ADDRESSES}
     path = f"{_programs()}{os.pathsep}{os.environ.get('PATH', '')}"
-    return inherited | {"PATH": path} | _settings()
+    return inherited | settled(inherited) | {"PATH": path} | _settings()
 
 
 def find() -> LocalHead | None:
@@ -103,26 +101,27 @@ def start() -> LocalHead:
         UnreachableError: Ray did not come up; names the log.
     """
     make_writable(home())
-    with _one_start_at_a_time():
+    with one_start_at_a_time():
         return _start(log=home() / "ray-head.log")
 
 
 def _start(log: Path) -> LocalHead:
-    temp_dir = tempfile.mkdtemp(prefix="l2c-ray-", dir=_temporary_folder())
+    folder = make_temporary_folder()
     dashboard, serve, gcs, client, agent = _free_ports(8265, 8000, 6379, 20001, 52365)
     command = ["ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={gcs}"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
     # Any port for a worker, since another head would take its own from the same usual range.
     command += [f"--dashboard-agent-listen-port={agent}", "--min-worker-port=0", "--max-worker-port=0"]
     # Two workers are what the shipped configs ask for, also where a machine has one core.
-    command += [f"--num-cpus={max(2, os.cpu_count() or 2)}", f"--temp-dir={temp_dir}", "--disable-usage-stats"]
-    variables = environment() | {_MARK: temp_dir}
+    command += [f"--num-cpus={max(2, os.cpu_count() or 2)}", "--disable-usage-stats"]
+    command += [f"--temp-dir={temp_dir_in(folder)}"]
+    variables = environment() | {_MARK: str(folder)}
     token()
     with log.open("w") as output:
         process = subprocess.Popen(command, env=variables, stdout=output, stderr=output, start_new_session=True)
-    head = LocalHead(pid=process.pid, gcs_port=gcs, dashboard_port=dashboard, serve_port=serve, temp_dir=temp_dir)
+    head = LocalHead(pid=process.pid, gcs_port=gcs, dashboard_port=dashboard, serve_port=serve, temp_dir=str(folder))
     write_text(_state_file(), head.model_dump_json())
-    write_text(exports_file(), _exports(head))
+    write_text(exports_file(), exports(head))
     if not _takes_jobs(head, agent, process):
         stop(head)
         raise UnreachableError("Ray", "did not come up on this machine", f"see {log}")
@@ -130,21 +129,24 @@ def _start(log: Path) -> LocalHead:
 
 
 @contextmanager
-def _one_start_at_a_time() -> Iterator[None]:
-    """Two heads that start at the same time would find the same ports free."""
-    path = Path(tempfile.gettempdir(), f"l2c-ray-{os.getuid()}.lock")
-    lock = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+def one_start_at_a_time() -> Iterator[None]:
+    """Two heads of one user that start at the same time would find the same ports free, whichever home folder each has.
+
+    Raises:
+        StorageError: the file of the lock cannot be made.
+    """
+    with locked(_folder_of_the_user() / "l2c-head-start.lock"):
         yield
-    finally:
-        os.close(lock)
 
 
-def _temporary_folder() -> str:
-    """The user's, unless it is too long: sockets live in it whose whole paths may have 107 characters."""
-    usual = tempfile.gettempdir()
-    return usual if len(usual) <= _LONGEST_TEMPORARY_FOLDER else _SYSTEM_TEMPORARY_FOLDER
+def _folder_of_the_user() -> Path:
+    """Where nobody else may write: Ray's, which has the user's token, or where that cannot be, `home()`."""
+    with suppress(OSError, RuntimeError):
+        folder = Path.home() / ".ray"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    return home()
 
 
 def stop(head: LocalHead) -> None:
@@ -210,10 +212,20 @@ def exports_file() -> Path:
 
 
 def token_file() -> Path | None:
-    """The file with what authenticates clients, by default Ray's own of this user; none if `$RAY_AUTH_TOKEN` is set."""
+    """The file with what authenticates clients, by default Ray's own of this user; none if `$RAY_AUTH_TOKEN` is set.
+
+    Raises:
+        StorageError: there is neither `$RAY_AUTH_TOKEN_PATH` nor a home directory.
+    """
     if os.environ.get("RAY_AUTH_TOKEN"):
         return None
-    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token").absolute()
+    if given := os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return Path(given).absolute()
+    try:
+        return Path.home() / ".ray" / "auth_token"
+    except RuntimeError as error:
+        problem = "names no file, and this user has no home directory"
+        raise StorageError("RAY_AUTH_TOKEN_PATH", problem, "set it to a file for Ray's token") from error
 
 
 def token() -> str:
@@ -246,13 +258,15 @@ def _settings() -> dict[str, str]:
     }
 
 
-def _exports(head: LocalHead) -> str:
+def exports(head: LocalHead) -> str:
+    """What a shell runs to reach the head."""
     values = _settings() | dict(zip(_ADDRESSES, (head.address, head.dashboard_url, head.dashboard_url), strict=True))
     # Secrets stay where the user has them: in a file of their own, or in the environment.
     if path := token_file():
         values["RAY_AUTH_TOKEN_PATH"] = str(path)
     if (uri := tracking_uri()) == masked(uri):
         values["MLFLOW_TRACKING_URI"] = uri
+    values |= without_proxy(os.environ)
     lines = [f'export PATH={shlex.quote(str(_programs()))}:"$PATH"']
     lines += [f"export {name}={shlex.quote(value)}" for name, value in values.items()]
     return "\n".join(lines) + "\n"

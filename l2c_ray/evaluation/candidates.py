@@ -11,6 +11,7 @@ from l2c_ray.caching.recording import RecordingExecutor
 from l2c_ray.config.base import Section
 from l2c_ray.evaluation.cost import make_schedule
 from l2c_ray.evaluation.frontier import FEWER_STEPS, Candidate
+from l2c_ray.policies.calibrated import OnCalibrated
 from l2c_ray.policies.fixed_interval import FixedInterval
 from l2c_ray.policies.rules import RULES, NamedSettings, provenance
 from l2c_ray.schedule import Schedule, Table
@@ -27,16 +28,22 @@ def standard_candidates(pipeline: Pipeline, schedules: Mapping[str, Schedule]) -
 
 
 def frontier_candidates(
-    pipeline: Pipeline, schedules: Mapping[str, Schedule], rules: Iterable[NamedSettings]
+    pipeline: Pipeline,
+    schedules: Mapping[str, Schedule],
+    rules: Iterable[NamedSettings],
+    on_calibrated: OnCalibrated = lambda done, total: None,
 ) -> list[Candidate]:
     """The full run, the schedules by name, fewer steps over the whole curve and at each schedule's compute, the rules.
 
-    Of several settings of a rule that make the same table the first one stands for all. A calibrated rule samples its
-    calibration set here.
+    Of several settings of a rule that make the same table the first one stands for all.
+
+    Args:
+        on_calibrated: told how many images of a calibration set are done and how many there are, at first and after
+            each few; rules without one are made at once.
     """
     mine = [scheduled(name, schedule) for name, schedule in schedules.items()]
     fewer = {*steps_over_the_curve(pipeline), *steps_at_the_compute_of(mine, pipeline)}
-    ruled = (_of_rule(pipeline, name, settings) for name, settings in rules)
+    ruled = (_of_rule(pipeline, name, settings, on_calibrated) for name, settings in rules)
     return [full_run(pipeline), *mine, *_fewer_steps(pipeline, fewer), *_without_repetition(ruled)]
 
 
@@ -86,7 +93,9 @@ def _fewer_steps(pipeline: Pipeline, counts: Iterable[int]) -> list[Candidate]:
     ]
 
 
-def _of_rule(pipeline: Pipeline, name: str, settings: Section) -> Candidate:
+def _of_rule(
+    pipeline: Pipeline, name: str, settings: Section, on_calibrated: OnCalibrated = lambda done, total: None
+) -> Candidate:
     """Named as `chosen_rules` reads it; the first setting of a rule moves along its curve, the others make another."""
     given = [f"{key}={value}" for key, value in settings.model_dump(exclude_defaults=True).items()]
     full_name, curve = f"{name}:{','.join(given)}", " ".join([name, *given[1:]])
@@ -94,7 +103,10 @@ def _of_rule(pipeline: Pipeline, name: str, settings: Section) -> Candidate:
     if name in DYNAMIC_RULES:
         executor = partial(DYNAMIC_RULES[name].executor, pipeline.model.units, cast(Threshold, settings))
         return Candidate(full_name, curve, steps, None, 1.0, executor)
-    table = RULES[name].make(pipeline, settings)
+    rule = RULES[name]
+    if rule.calibrate:
+        rule.calibrate(pipeline, settings, on_calibrated)
+    table = rule.make(pipeline, settings)
     schedule = make_schedule(pipeline, table, provenance(name, settings))
     return Candidate(full_name, curve, steps, schedule, schedule.compute_share)
 

@@ -8,7 +8,7 @@ with the number of images and a machine that slows down slows all alike.
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -31,9 +31,6 @@ LEARNED_BY_PAIRS = "learned-by-pairs"
 FEWER_STEPS = "fewer steps"
 """The curve of the same sampler, computing everything."""
 
-OnImages = Callable[[str, int, int], None]
-"""Told a candidate's name, how many of its images were just made, and how many all candidates make in all."""
-
 
 @dataclass(frozen=True)
 class Candidate:
@@ -48,6 +45,48 @@ class Candidate:
     """Of the full run's multiply-accumulates; at most so much where an executor decides while it samples."""
     executor: Callable[[], RecordedExecutor] | None = None
     """Makes what runs one batch, and tells afterwards what it computed; None runs the schedule and tells nothing."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """How far a measurement has come."""
+
+    candidates: int
+    images: int
+    """Of each candidate in the end."""
+    done: int
+    """Images of all candidates so far."""
+    share: float
+    """Of the measurement, by the compute of what is done."""
+    candidate: str
+    """Whose images were just made; empty at first."""
+
+    @property
+    def total(self) -> int:
+        """Images of all candidates in the end."""
+        return self.candidates * self.images
+
+
+OnImages = Callable[[Made], None]
+"""Told at first, and whenever a candidate has made some images."""
+
+
+class Meter:
+    """Counts what a measurement has made, and tells it after each candidate's turn."""
+
+    def __init__(self, candidates: Sequence[Candidate], images: int, on_images: OnImages) -> None:
+        self._made = Made(len(candidates), images, done=0, share=0.0, candidate="")
+        self._whole = images * sum(candidate.compute_share for candidate in candidates)
+        self._tell = on_images
+        on_images(self._made)
+
+    def add(self, candidate: Candidate, images: int) -> None:
+        """So many more of this candidate's."""
+        done, share = self._made.done + images, self._made.share + images * candidate.compute_share / self._whole
+        # A sum of shares misses 1 by rounding.
+        share = 1.0 if done == self._made.total else share
+        self._made = replace(self._made, done=done, share=share, candidate=candidate.name)
+        self._tell(self._made)
 
 
 @dataclass(frozen=True)
@@ -153,7 +192,7 @@ def measure(
     num_classes: int,
     real: Tensor | None,
     chunk: int,
-    on_images: OnImages = lambda name, made, total: None,
+    on_images: OnImages = lambda made: None,
     first_seed: int = FIRST_SEED,
 ) -> list[Measurement]:
     """Runs every candidate on the same images; the first must be the full run that the others are compared with.
@@ -162,10 +201,10 @@ def measure(
         images: how many, at least 2.
         real: real digits [n, 1, 8, 8] for the distances of sets; None where the model draws something else.
         chunk: images that each candidate makes before it is the next one's turn.
-        on_images: called whenever some were made.
+        on_images: called at first, and whenever some were made.
         first_seed: of the first image, whose successors have the seeds after it; the protocol's unless given.
     """
-    total = images * len(candidates)
+    meter = Meter(candidates, images, on_images)
     judge = None if real is None else classifier.load()
     tallies = [_Tally(candidate, ErrorTally(judge)) for candidate in candidates]
     for start in range(0, images, chunk):
@@ -176,7 +215,7 @@ def measure(
         for tally in tallies:
             made = sample(tally.candidate, labels, seeds) if tally is not tallies[0] else reference
             tally.add(made, reference.images)
-            on_images(tally.candidate.name, len(numbers), total)
+            meter.add(tally.candidate, len(numbers))
     real_features = judge(real) if judge and real is not None else None
     return [tally.measurement(tallies[0], real_features) for tally in tallies]
 

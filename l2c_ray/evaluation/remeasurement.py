@@ -11,7 +11,7 @@ from torch import Tensor
 from l2c_ray.data.seeding import draw_seed
 from l2c_ray.evaluation.bootstrap import Interval, Resampling
 from l2c_ray.evaluation.classifier import DigitClassifier
-from l2c_ray.evaluation.frontier import FIRST_SEED, Candidate, OnImages, SampleImages
+from l2c_ray.evaluation.frontier import FIRST_SEED, Candidate, Meter, OnImages, SampleImages
 from l2c_ray.evaluation.quality import frechet_distance
 from l2c_ray.schedule import Mask
 
@@ -86,19 +86,20 @@ def remeasure(
     draws: Draws,
     chunk: int,
     judge: DigitClassifier | None,
-    on_images: OnImages = lambda name, made, total: None,
+    on_images: OnImages = lambda made: None,
 ) -> list[Remeasured]:
     """Runs every candidate on the same images, in turn on each chunk of them; the first is the full run.
 
     Args:
         chunk: images that each candidate makes before it is the next one's turn.
         judge: gives the features; None where images are no digits.
-        on_images: called whenever some were made.
+        on_images: called at first, and whenever some were made.
     """
     errors: list[list[Tensor]] = [[] for _ in candidates]
     features: list[list[Tensor]] = [[] for _ in candidates]
     seconds: list[list[float]] = [[] for _ in candidates]
     computed: list[tuple[Mask, ...]] = [() for _ in candidates]
+    meter = Meter(candidates, len(draws.seeds), on_images)
     for start in range(0, len(draws.seeds), chunk):
         part = slice(start, start + chunk)
         reference: Tensor | None = None
@@ -110,7 +111,7 @@ def remeasure(
                 features[number].append(judge(made.images))
             seconds[number].append(made.seconds)
             computed[number] += made.computed
-            on_images(candidate.name, len(made.images), len(draws.seeds) * len(candidates))
+            meter.add(candidate, len(made.images))
     return [
         Remeasured(
             candidate=candidate,

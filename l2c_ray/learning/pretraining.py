@@ -34,11 +34,16 @@ class Pretrained:
     """Averaged over the last steps."""
 
 
-def pretrain(config: PretrainingConfig, on_step: Callable[[int, float], None]) -> Pretrained:
+def pretrain(
+    config: PretrainingConfig,
+    on_step: Callable[[int, float], None],
+    on_start: Callable[[int], None] = lambda done: None,
+) -> Pretrained:
     """Trains on the digits to the end, going on from the last checkpoint under the home folder.
 
     Args:
         on_step: told after each step how many are done, and the loss averaged over the last ones.
+        on_start: told how many steps are done before the first one is made here.
 
     Raises:
         ConfigError: the images cannot be cut into such patches, or another config wrote the checkpoint.
@@ -50,6 +55,7 @@ def pretrain(config: PretrainingConfig, on_step: Callable[[int, float], None]) -
     checkpoint = make_writable(home() / "pretraining" / config.name) / "checkpoint.safetensors"
     if checkpoint.exists():
         trainer.resume(checkpoint)
+    on_start(trainer.step_index)
     while trainer.step_index < config.steps:
         trainer.step()
         on_step(trainer.step_index, trainer.recent_loss)

@@ -42,6 +42,8 @@ class Calibrated(Section):
     """Most steps in a row that reuse one value."""
 
 
+OnCalibrated = Callable[[int, int], None]
+
 _CalibrationKey = tuple[SamplerIdentity, int, int, int]
 _calibrations: WeakKeyDictionary[CacheableTransformer, dict[_CalibrationKey, Tensor]] = WeakKeyDictionary()
 """All thresholds share one calibration."""
@@ -49,18 +51,29 @@ _calibrations: WeakKeyDictionary[CacheableTransformer, dict[_CalibrationKey, Ten
 
 def make(pipeline: Pipeline, settings: Calibrated) -> Table:
     """The rule's table for this model and sampler. The first one of a calibration set samples that set in full."""
-    max_gap = min(settings.max_gap, pipeline.solver.steps - 1)
-    key = (pipeline.solver.identity(pipeline.guidance), settings.images, settings.seed, max_gap)
-    calibrations = _calibrations.setdefault(pipeline.model, {})
-    if key not in calibrations:
-        calibrations[key] = calibration_errors(pipeline, settings.images, settings.seed, max_gap)
-    errors = calibrations[key]
+    errors = calibrate(pipeline, settings)
     if settings.by == "kind":
         errors = _mean_of_kind(errors, [unit.kind for unit in pipeline.model.units])
     return reuse_below(errors, settings.alpha)
 
 
-def calibration_errors(pipeline: Pipeline, images: int, seed: int, max_gap: int) -> Tensor:
+def calibrate(pipeline: Pipeline, settings: Calibrated, on_images: OnCalibrated = lambda done, total: None) -> Tensor:
+    """What `calibration_errors` gives for these settings; sampled once for all that have a calibration set in common.
+
+    Args:
+        on_images: if any are sampled, told how many are done and how many there are, at first and after each few.
+    """
+    max_gap = min(settings.max_gap, pipeline.solver.steps - 1)
+    key = (pipeline.solver.identity(pipeline.guidance), settings.images, settings.seed, max_gap)
+    calibrations = _calibrations.setdefault(pipeline.model, {})
+    if key not in calibrations:
+        calibrations[key] = calibration_errors(pipeline, settings.images, settings.seed, max_gap, on_images)
+    return calibrations[key]
+
+
+def calibration_errors(
+    pipeline: Pipeline, images: int, seed: int, max_gap: int, on_images: OnCalibrated = lambda done, total: None
+) -> Tensor:
     """How far each unit's output is from what it was a few steps earlier, in full runs.
 
     Returns:
@@ -74,6 +87,7 @@ def calibration_errors(pipeline: Pipeline, images: int, seed: int, max_gap: int)
     model = pipeline.model
     device = next(model.parameters()).device
     total = torch.zeros(pipeline.solver.steps, len(model.units), max_gap, device=device)
+    on_images(0, images)
     for start in range(0, images, _IMAGES_AT_A_TIME):
         numbers = range(start, min(start + _IMAGES_AT_A_TIME, images))
         # Hashed, so that they are none of the small numbers that images are asked for and measured by.
@@ -83,6 +97,7 @@ def calibration_errors(pipeline: Pipeline, images: int, seed: int, max_gap: int)
         recorder = _Recorder(total.shape, device)
         sample_images(model, pipeline.solver, noise, labels, pipeline.guidance, recorder)
         total += recorder.errors * len(numbers)
+        on_images(numbers.stop, images)
     return (total / images).cpu()
 
 

@@ -11,6 +11,7 @@ from l2c_ray.config.base import Section
 from l2c_ray.config.overrides import value_of
 from l2c_ray.errors import ConfigError
 from l2c_ray.policies import calibrated, fixed_interval, removal, taylor
+from l2c_ray.policies.calibrated import OnCalibrated
 from l2c_ray.schedule import Provenance, Table
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ class Rule(Generic[Settings]):
     make: Callable[[Pipeline, Settings], Table]
     sweep: tuple[Settings, ...]
     """Settings that trace the rule's curve over compute shares, from much compute to little."""
+    calibrate: Callable[[Pipeline, Settings, OnCalibrated], object] | None = None
+    """Samples what `make` needs, telling how far it has come; what is not sampled by then `make` samples itself."""
 
 
 _INTERVALS = (2, 3, 4, 5)
@@ -52,6 +55,7 @@ RULES: dict[str, Rule[Any]] = {
         calibrated.Calibrated,
         calibrated.make,
         tuple(calibrated.Calibrated(alpha=alpha, by=by) for by in calibrated.GROUPINGS for alpha in _ALPHAS),
+        calibrated.calibrate,
     ),
     "random": Rule(
         removal.RandomRemoval,

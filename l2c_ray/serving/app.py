@@ -23,6 +23,7 @@ from l2c_ray.serving.schema import (
     Health,
     ModelList,
 )
+from l2c_ray.storage import environment
 
 api = FastAPI(title="l2c_ray", docs_url=None, redoc_url=None)
 
@@ -77,6 +78,7 @@ class ImageService:
     """One replica: an engine, and the one thread that runs it, so that the event loop stays free."""
 
     def __init__(self, config: dict[str, Any]) -> None:
+        environment.settle()
         bind_to_node_address()
         self._engine = Engine(ServingConfig.parse(config, source="args"))
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")

@@ -18,8 +18,16 @@ MOST_TEXT_BYTES = 16 << 20
 
 
 def home() -> Path:
-    """Where everything goes that the user gave no place: `$L2C_HOME`, or `~/.l2c_ray`."""
-    return Path(os.environ.get("L2C_HOME") or Path.home() / ".l2c_ray").absolute()
+    """Where everything goes that the user gave no place: `$L2C_HOME`, or `~/.l2c_ray`.
+
+    Raises:
+        StorageError: there is neither that variable nor a home directory.
+    """
+    try:
+        return Path(os.environ.get("L2C_HOME") or "~/.l2c_ray").expanduser().absolute()
+    except RuntimeError as error:
+        problem = "names no folder, and this user has no home directory"
+        raise StorageError("L2C_HOME", problem, "set it to a folder you may write") from error
 
 
 def make_writable(folder: Path) -> Path:

@@ -13,6 +13,7 @@ from l2c_ray.errors import StorageError, UnreachableError
 from l2c_ray.storage import addresses, files
 from l2c_ray.storage.addresses import environment
 from l2c_ray.storage.patience import Patience
+from l2c_ray.storage.places import absolute
 
 __all__ = ["PATIENCE_SECONDS", "Found", "ObjectStore", "environment", "open_store"]
 
@@ -189,7 +190,10 @@ def open_store(
     if "://" not in address:
         from l2c_ray.storage.folder import Folder
 
-        return Folder(Path(address).expanduser().absolute())
+        try:
+            return Folder(absolute(address))
+        except ValueError as error:
+            raise StorageError(address, str(error), "give a folder or s3://bucket/prefix") from error
     # Loading boto3 takes half a second, which whoever uses folders need not wait for.
     from l2c_ray.storage.bucket import Bucket
 

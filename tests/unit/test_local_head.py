@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from l2c_ray.distributed import local_head
 from l2c_ray.distributed.local_head import LocalHead
+from l2c_ray.distributed.temporary_folder import make_temporary_folder, temp_dir_in
 from l2c_ray.errors import StorageError
 
 
@@ -99,3 +101,47 @@ def test_address_of_another_cluster_does_not_reach_a_head_and_its_clients(monkey
     assert variables["RAY_AUTH_MODE"] == "token"
     assert variables["KEPT"] == "as it is"
     assert variables["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
+
+
+def test_exports_keep_shells_from_asking_a_proxy_for_the_head(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "corp.example")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "s3cret")
+    exported = shell(local_head.exports(head_of(1, folder)) + 'printf "$NO_PROXY $no_proxy"')
+    assert exported == " ".join(["corp.example,localhost,127.0.0.1,::1,[::1]"] * 2)
+
+
+def shell(script: str) -> str:
+    return subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout
+
+
+def test_lock_of_a_start_lies_where_nobody_else_may_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    (tmp_path / "user").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "common"))
+    (tmp_path / "common").mkdir()
+    # As somebody else may have made it.
+    (tmp_path / "common" / f"l2c-ray-{os.getuid()}.lock").mkdir()
+    with local_head.one_start_at_a_time():
+        (lock,) = (tmp_path / "user").rglob("*.lock")
+        assert lock.stat().st_mode & 0o077 == 0
+        assert lock.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_lock_of_a_start_is_under_the_home_folder_of_a_user_without_a_home(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/dev/null")
+    with local_head.one_start_at_a_time():
+        assert len(list(folder.glob("*.lock"))) == 1
+
+
+def test_nobody_else_gets_into_the_folder_of_sockets_and_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    folder = make_temporary_folder()
+    try:
+        assert folder.stat().st_mode & 0o777 == 0o700
+        # Ray opens the one that it is given to everybody.
+        assert temp_dir_in(folder).parent == folder
+    finally:
+        folder.rmdir()

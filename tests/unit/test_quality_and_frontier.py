@@ -13,7 +13,7 @@ from l2c_ray.errors import CheckpointError, StorageError
 from l2c_ray.evaluation import classifier
 from l2c_ray.evaluation.classifier_training import train_and_write
 from l2c_ray.evaluation.cost import make_schedule
-from l2c_ray.evaluation.frontier import Candidate, Measurement, Sampled, Sampler, measure
+from l2c_ray.evaluation.frontier import Candidate, Made, Measurement, Sampled, Sampler, measure
 from l2c_ray.evaluation.plots import plot_frontier, plot_frontier_over_time, plot_images, plot_schedule
 from l2c_ray.evaluation.quality import (
     ErrorTally,
@@ -154,19 +154,24 @@ def test_measurements_are_rows_in_the_order_of_the_candidates_on_the_same_images
     full = Candidate("full", "full", 4, None, 1.0)
     half, same = Candidate("half", "fewer steps", 2, None, 0.5), Candidate("same", "other", 4, None, 1.0)
     asked: list[tuple[str, list[int], list[int]]] = []
-    told: list[tuple[str, int, int]] = []
+    told: list[Made] = []
 
     def sample(candidate: Candidate, labels: Sequence[int], seeds: Sequence[int]) -> Sampled:
         asked.append((candidate.name, list(labels), list(seeds)))
         images = real[: len(labels)] + (0.1 if candidate.name == "half" else 0.0)
         return Sampled(images, len(labels) * candidate.steps / 48, candidate.compute_share)
 
-    rows = measure([full, half, same], sample, 12, 10, real[:50], 8, lambda *news: told.append(news))
+    rows = measure([full, half, same], sample, 12, 10, real[:50], 8, told.append)
     first, rest = [0, 1, 2, 3, 4, 5, 6, 7], [8, 9, 0, 1]
     assert asked == [(name, first, list(range(10000, 10008))) for name in ("full", "half", "same")] + [
         (name, rest, list(range(10008, 10012))) for name in ("full", "half", "same")
     ]
-    assert told == [(name, count, 36) for count in (8, 4) for name in ("full", "half", "same")]
+    assert [(each.candidate, each.done) for each in told] == [
+        *(("", 0), ("full", 8), ("half", 16), ("same", 24), ("full", 28), ("half", 32), ("same", 36))
+    ]
+    assert {(each.candidates, each.images, each.total) for each in told} == {(3, 12, 36)}
+    # By compute: an image of half the steps is half the work.
+    assert [each.share for each in told] == pytest.approx([0, 8 / 30, 12 / 30, 20 / 30, 24 / 30, 26 / 30, 1])
     assert [(row.name, row.curve) for row in rows] == [("full", "full"), ("half", "fewer steps"), ("same", "other")]
     assert [row.compute_share for row in rows] == [1.0, 0.5, 1.0]
     assert [row.seconds for row in rows] == pytest.approx([1.0, 0.5, 1.0])
