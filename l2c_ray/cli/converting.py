@@ -11,6 +11,7 @@ from l2c_ray.evaluation.cost import make_schedule
 from l2c_ray.interop import cache_dit, l2c_router, smoothcache
 from l2c_ray.interop.formats import ExportFormat, ImportFormat, recognise
 from l2c_ray.models.checkpoints import digest
+from l2c_ray.printable import printable
 from l2c_ray.schedule import Provenance, Schedule
 from l2c_ray.storage.files import read_text, write_text
 
@@ -43,4 +44,4 @@ def export_and_report(file: Path, to: ExportFormat, out: Path | None) -> None:
     exported = _EXPORTS[to](Schedule.from_json(read_text(file), source=str(file)))
     typer.echo(write_text(out, exported.text) if out else exported.text)
     for lost in exported.lost:
-        typer.echo(f"lost: {lost}", err=True)
+        typer.echo(f"lost: {printable(lost)}", err=True)
