@@ -1,6 +1,5 @@
 """Runs the frontier protocol in this process and tells what comes of it."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from l2c_ray.evaluation.plots import plot_frontier, plot_frontier_over_time, plo
 from l2c_ray.evaluation.shipped import shipped_schedules
 from l2c_ray.schedule import Schedule
 from l2c_ray.storage.files import make_writable, write_bytes, write_text
-from l2c_ray.strict_json import without_infinities
+from l2c_ray.strict_json import lenient
 
 _LEAST_CHUNK, _MOST_CHUNK = 8, 64
 _CHUNKS = 8
@@ -52,7 +51,7 @@ def compare_and_report(
     else:
         console.print(frontier_table(measurements))
     if out:
-        write_text(out / "frontier.json", json.dumps(without_infinities(report)[0], indent=1) + "\n")
+        write_text(out / "frontier.json", lenient(report) + "\n")
         write_bytes(out / "frontier.png", plot_frontier(measurements))
         write_bytes(out / "frontier-time.png", plot_frontier_over_time(measurements))
         for name, schedule in chosen.items():

@@ -37,7 +37,7 @@ class _NoReaderError(OutputError):
 class _Output(io.FileIO):
     """Where results go, with typed errors."""
 
-    def write(self, data: Buffer, /) -> int | None:
+    def write(self, data: Buffer, /) -> int:
         try:
             return super().write(data)
         except OSError as error:
@@ -49,7 +49,7 @@ class _Output(io.FileIO):
 class _Notes(io.FileIO):
     """Where errors and progress go; work does not end because they cannot be told."""
 
-    def write(self, data: Buffer, /) -> int | None:
+    def write(self, data: Buffer, /) -> int:
         with suppress(OSError):
             return super().write(data)
         return memoryview(data).nbytes
