@@ -97,7 +97,7 @@ def test_count_of_400_digits_is_refused_naming_the_field() -> None:
     assert refusal(sealed(content)).startswith("cost.layers.full in some.json: ")
 
 
-@pytest.mark.parametrize("steps", [MOST_STEPS + 1, 290_000])
+@pytest.mark.parametrize("steps", [MOST_STEPS + 1, 20_000])
 def test_more_steps_than_a_sampler_takes_are_refused_naming_the_field(steps: int) -> None:
     content = json.loads(WHOLE.to_json())
     content["table"]["compute"] = [[1]] * steps
