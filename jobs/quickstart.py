@@ -1,7 +1,6 @@
 #!/usr/bin/env python
 """The whole product on one machine: a Ray head, a learned schedule, an endpoint that runs by it, pictures of all."""
 
-import argparse
 import base64
 import io
 import os
@@ -21,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from l2c_ray.cli.exit_codes import errors_as_exit_codes
+from l2c_ray.cli.jobs import JobParser
 from l2c_ray.cli.output import console
 from l2c_ray.distributed import local_head
 from l2c_ray.distributed.local_head import LocalHead
@@ -180,10 +180,9 @@ def mlflow_access(uri: str) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = JobParser(description=__doc__)
     parser.add_argument("action", choices=["up", "down"])
-    action = parser.parse_args().action
     # A trial run leaves nothing outside of the checkout.
     os.environ["L2C_HOME"] = os.environ.get("L2C_HOME") or str(REPOSITORY / ".l2c")
     with errors_as_exit_codes():
-        sys.exit({"up": up, "down": down}[action]())
+        sys.exit({"up": up, "down": down}[parser.parse_args().action]())

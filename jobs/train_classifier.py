@@ -1,13 +1,12 @@
 #!/usr/bin/env python
 """Trains the embedded digit classifier on 80% of the digits and writes it with its accuracy on the rest."""
 
-import argparse
-
-from l2c_ray.cli.main import errors_as_exit_codes
+from l2c_ray.cli.exit_codes import errors_as_exit_codes
+from l2c_ray.cli.jobs import JobParser
 from l2c_ray.evaluation.classifier import WEIGHTS
 from l2c_ray.evaluation.classifier_training import train_and_write
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(description=__doc__).parse_args()
     with errors_as_exit_codes():
+        JobParser(description=__doc__).parse_args()
         print(train_and_write(WEIGHTS.parent))
