@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import argparse
 import base64
 import io
 import os
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from l2c_ray.cli.exit_codes import errors_as_exit_codes
+from l2c_ray.cli.jobs import JobParser
 from l2c_ray.cli.output import console
 from l2c_ray.distributed import local_head
 from l2c_ray.distributed.local_head import LocalHead
@@ -188,11 +188,11 @@ def mlflow_access(uri: str) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = JobParser(description=__doc__)
     parser.add_argument("action", choices=["up", "down"])
-    action = parser.parse_args().action
     # A trial run leaves nothing outside of the checkout.
     os.environ["L2C_HOME"] = os.environ.get("L2C_HOME") or str(REPOSITORY / ".l2c")
     with errors_as_exit_codes():
+        action = parser.parse_args().action
         environment.settle()
         sys.exit({"up": up, "down": down}[action]())

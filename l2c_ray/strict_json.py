@@ -66,6 +66,11 @@ def without_infinities(content: Any, place: str = "") -> tuple[Any, dict[str, fl
     return (dict(zip((key for key, _ in pairs), parts, strict=True)) if isinstance(content, dict) else parts), found
 
 
+def lenient(content: Any) -> str:
+    """Indented JSON for whoever looks at results; null for a number that is not finite."""
+    return json.dumps(without_infinities(content)[0], indent=1, allow_nan=False)
+
+
 def canonical(content: Mapping[str, Any]) -> str:
     """The one text of `content`: keys in order, no spaces, no numbers that are not finite."""
     return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

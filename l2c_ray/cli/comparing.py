@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from l2c_ray.cli.progress import progress_display
 from l2c_ray.errors import StorageError
 from l2c_ray.policies.rules import chosen_rules, every_rule
 from l2c_ray.storage.files import make_writable, write_bytes, write_text
-from l2c_ray.strict_json import without_infinities
+from l2c_ray.strict_json import lenient
 
 if TYPE_CHECKING:
     from l2c_ray.caching.pipeline import Pipeline
@@ -71,7 +70,7 @@ def compare_and_report(
     else:
         console.print(frontier_table(measurements))
     if out:
-        write_text(out / "frontier.json", json.dumps(without_infinities(report)[0], indent=1) + "\n")
+        write_text(out / "frontier.json", lenient(report) + "\n")
         write_bytes(out / "frontier.png", plot_frontier(measurements))
         write_bytes(out / "frontier-time.png", plot_frontier_over_time(measurements))
         for name, schedule in chosen.items():

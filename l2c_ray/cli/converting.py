@@ -11,6 +11,7 @@ from l2c_ray.cli.output import warn_of_extremes
 from l2c_ray.errors import InvalidInputError
 from l2c_ray.interop import cache_dit, smoothcache
 from l2c_ray.interop.formats import ExportFormat, ImportFormat, recognise
+from l2c_ray.printable import printable
 from l2c_ray.schedule import Provenance, Schedule
 from l2c_ray.storage.files import read_text, write_text
 
@@ -60,4 +61,4 @@ def export_and_report(file: Path, to: ExportFormat, out: Path | None) -> None:
     exported = _EXPORTS[to](Schedule.from_json(read_text(file), source=str(file)))
     typer.echo(write_text(out, exported.text) if out else exported.text)
     for lost in exported.lost:
-        typer.echo(f"lost: {lost}", err=True)
+        typer.echo(f"lost: {printable(lost)}", err=True)

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
-from typing_extensions import Buffer
-
 from l2c_ray.errors import L2CError, OutputError
 
 
@@ -37,7 +35,7 @@ class _NoReaderError(OutputError):
 class _Output(io.FileIO):
     """Where results go, with typed errors."""
 
-    def write(self, data: Buffer, /) -> int:
+    def write(self, data: Any, /) -> int:
         try:
             return super().write(data)
         except OSError as error:
@@ -49,7 +47,7 @@ class _Output(io.FileIO):
 class _Notes(io.FileIO):
     """Where errors and progress go; work does not end because they cannot be told."""
 
-    def write(self, data: Buffer, /) -> int:
+    def write(self, data: Any, /) -> int:
         with suppress(OSError):
             return super().write(data)
         return memoryview(data).nbytes

@@ -2,8 +2,18 @@
 
 import argparse
 from collections.abc import Sequence
+from typing import NoReturn
 
+from l2c_ray.cli.exit_codes import errors_as_exit_codes
 from l2c_ray.cli.main import main
+from l2c_ray.errors import InvalidInputError
+
+
+class JobParser(argparse.ArgumentParser):
+    """Raises a typed error of wrong usage, as every other error is."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InvalidInputError(self.prog, message, f"see {self.prog} --help")
 
 
 def run_job(command: Sequence[str], description: str | None, example: str) -> None:
@@ -13,8 +23,9 @@ def run_job(command: Sequence[str], description: str | None, example: str) -> No
         command: words of the `l2c` command, up to where its config file goes.
         example: a config that ships, by its file name.
     """
-    parser = argparse.ArgumentParser(description=description)
+    parser = JobParser(description=description)
     parser.add_argument("--config", required=True, help=f"TOML file, see jobs/configs/{example}")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
-    given = parser.parse_args()
+    with errors_as_exit_codes():
+        given = parser.parse_args()
     main([*command, given.config, *(part for override in given.set for part in ("--set", override))])

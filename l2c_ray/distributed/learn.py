@@ -1,6 +1,5 @@
 """The main job: learn a router on the cluster, threshold it, measure the schedule, and make it a version."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ from l2c_ray.registry.versions import SCHEDULE_FILE, RegisteredVersion
 from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Provenance, Schedule
 from l2c_ray.storage.objects import ObjectStore
+from l2c_ray.strict_json import lenient
 
 
 @dataclass(frozen=True)
@@ -305,7 +305,7 @@ def _artifacts(
 ) -> dict[str, bytes]:
     artifacts = {
         FRONTIER_FILE: plot_frontier(measurements),
-        "frontier.json": json.dumps([measurement.as_dict() for measurement in measurements], indent=1).encode(),
+        "frontier.json": lenient([measurement.as_dict() for measurement in measurements]).encode(),
     }
     for folder, schedule in zip(folders, schedules, strict=True):
         artifacts[str(Path(folder, SCHEDULE_FILE))] = schedule.to_json().encode()

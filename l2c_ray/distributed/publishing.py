@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -30,6 +29,7 @@ from l2c_ray.search.leases import ORIGIN, PARENT, REASON
 from l2c_ray.search.results import WARM_FROM
 from l2c_ray.search.study import Objective
 from l2c_ray.storage.objects import ObjectStore
+from l2c_ray.strict_json import lenient
 
 if TYPE_CHECKING:
     import optuna
@@ -192,8 +192,8 @@ class Publisher:
         return {
             TRIALS_FILE: plot_trials(every, on_frontier, objective.cost_name),
             FRONTIER_FILE: plot_frontier(measurements),
-            "trials.json": _json([_described(each) for each in self.study.get_trials(deepcopy=False)]),
-            "frontier.json": _json([measurement.as_dict() for measurement in measurements]),
+            "trials.json": lenient([_described(each) for each in self.study.get_trials(deepcopy=False)]).encode(),
+            "frontier.json": lenient([measurement.as_dict() for measurement in measurements]).encode(),
         }
 
 
@@ -206,7 +206,7 @@ def _of_each(
         folder = _name_of(trial)
         files[f"{folder}/{SCHEDULE_FILE}"] = schedule.to_json().encode()
         files[f"{folder}/{HEATMAP_FILE}"] = plot_schedule(schedule)
-        files[f"{folder}/trial.json"] = _json(asdict(trial) | {"measured": its.as_dict()})
+        files[f"{folder}/trial.json"] = lenient(asdict(trial) | {"measured": its.as_dict()}).encode()
     return files
 
 
@@ -233,7 +233,3 @@ def _described(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
         "constraints": trial.constraints,
         "user_attrs": trial.user_attrs,
     }
-
-
-def _json(content: Any) -> bytes:
-    return json.dumps(content, indent=1).encode()

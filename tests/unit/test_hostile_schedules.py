@@ -1,6 +1,5 @@
 """Schedules that somebody has damaged or built to do harm, all under the hash that belongs to them."""
 
-import io
 import json
 import sys
 from collections.abc import Iterator
@@ -13,10 +12,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from mutations import fuzzed, mutated
-from rich.console import Console
 from unit_factories import model_identity, sampler_identity, sealed, small_schedule
 
-from l2c_ray.cli.output import schedule_summary, schedule_table
+from l2c_ray.cli.output import console, schedule_summary, schedule_table
 from l2c_ray.errors import L2CError, ScheduleError
 from l2c_ray.schedule import MOST_STEPS, Forecast, Mask, Quality, Schedule, Table
 from l2c_ray.storage.files import read_text
@@ -66,7 +64,9 @@ def require_sound(outcome: Schedule | str) -> None:
         return
     assert read(outcome.to_json()) == outcome
     json.dumps(schedule_summary(outcome), allow_nan=False)
-    Console(file=io.StringIO()).print(schedule_table(outcome))
+    with console.capture() as shown:
+        console.print(schedule_table(outcome))
+    assert shown.get().replace("\n", "").isprintable()
 
 
 @fuzzed
@@ -97,7 +97,7 @@ def test_count_of_400_digits_is_refused_naming_the_field() -> None:
     assert refusal(sealed(content)).startswith("cost.layers.full in some.json: ")
 
 
-@pytest.mark.parametrize("steps", [MOST_STEPS + 1, 290_000])
+@pytest.mark.parametrize("steps", [MOST_STEPS + 1, 20_000])
 def test_more_steps_than_a_sampler_takes_are_refused_naming_the_field(steps: int) -> None:
     content = json.loads(WHOLE.to_json())
     content["table"]["compute"] = [[1]] * steps

@@ -1,8 +1,11 @@
+import codecs
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from mutations import fuzzed, mutated
 from unit_factories import L2C, Refused, learn_config, tiny_pipeline
 
 from l2c_ray.caching.profiling import profile
@@ -108,3 +111,45 @@ def test_command_writes_a_profile_that_a_config_takes(l2c: L2C, tmp_path: Path) 
 def test_command_refuses_an_unknown_model(refused: Refused, tmp_path: Path) -> None:
     assert "digits-nothing" in refused("profile", "digits-nothing", "--out", tmp_path / "profile.json")
     assert not list(tmp_path.iterdir())
+
+
+WRITTEN = Profile(
+    model="digits-dit",
+    device="cpu",
+    dtype="float32",
+    batch_size=8,
+    units={"blocks.0.mlp": 1e-3, "blocks.1.mlp": 2.0},
+    shared=1e-2,
+).to_json()
+
+
+def read(content: bytes) -> Profile | str:
+    """The profile, or why it is refused."""
+    try:
+        return Profile.from_json(content.decode(errors="replace"), source="profile.json")
+    except ConfigError as error:
+        return str(error)
+
+
+@fuzzed
+@given(content=mutated(WRITTEN.encode()))
+def test_damaged_profile_is_read_or_refused_in_one_line(content: bytes) -> None:
+    outcome = read(content)
+    if isinstance(outcome, str):
+        assert outcome.isprintable()
+        assert len(outcome) < 2000
+    else:
+        assert read(outcome.to_json().encode()) == outcome
+
+
+@pytest.mark.parametrize("number", ["9" * 400, "9" * 5000, "1e999", "NaN", "[" * 10_000])
+def test_profile_with_a_number_that_is_none_is_refused(number: str) -> None:
+    assert "profile.json" in str(read(WRITTEN.replace("2.0", number).encode()))
+
+
+def test_byte_order_mark_before_a_profile_is_no_part_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "profile.json"
+    path.write_bytes(codecs.BOM_UTF8 + WRITTEN.encode())
+    router = {"time_budget": 0.5, "profile": str(path)}
+    values = {"model": {"name": "digits-dit"}, "router": router, "training": {"iterations": 1}}
+    assert LearnConfig.parse(values, source="test").router.profile == read(WRITTEN.encode())
