@@ -1,23 +1,26 @@
 """Numpy's .npz archives from outside, read member by member and row by row: nothing in them can run."""
 
 import io
-import zipfile
-import zlib
+import math
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
+from zipfile import ZipFile
 
 import numpy as np
 
 from l2c_ray.errors import StorageError
+from l2c_ray.storage import zips
+from l2c_ray.storage.files import opened
 
 _READERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
 
-_BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
-"""What zipfile and numpy raise over damaged, encrypted or foreign content."""
+_NUMBERS = "buif"
+"""Numpy's kinds of types: truth values, whole numbers without and with sign, floating-point ones."""
 
 
 class Header(NamedTuple):
@@ -36,15 +39,17 @@ class Archive:
 
     def __init__(self, content: Path | bytes, source: str) -> None:
         self._source = source
-        try:
-            self._zip = zipfile.ZipFile(io.BytesIO(content) if isinstance(content, bytes) else content)
-        except _BROKEN as error:
-            raise _unreadable(source, error) from error
+        # Open as long as the archive is.
+        self._files = ExitStack()
+        file = io.BytesIO(content) if isinstance(content, bytes) else self._files.enter_context(opened(content))
+        with _typed_errors(source):
+            self._zip = ZipFile(file)
+            self._members = zips.members(self._zip)
 
     @property
     def names(self) -> set[str]:
         """Of the arrays."""
-        return {name.removesuffix(".npy") for name in self._zip.namelist() if name.endswith(".npy")}
+        return {name.removesuffix(".npy") for name in self._members if name.endswith(".npy")}
 
     def header(self, name: str) -> Header:
         """Shape and type of an array, without its values."""
@@ -55,7 +60,7 @@ class Archive:
         """The array [n, ...] in pieces of up to so many rows, so that it need not fit into memory."""
         with self._open(name) as member:
             shape, dtype = self._header(name, member)
-            size = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
+            size = math.prod(shape[1:]) * dtype.itemsize
             for start in range(0, shape[0], at_a_time):
                 count = min(at_a_time, shape[0] - start)
                 content = self._read(name, member, count * size)
@@ -67,37 +72,42 @@ class Archive:
 
     def _open(self, name: str) -> IO[bytes]:
         if name not in self.names:
-            raise StorageError(f"{name} in {self._source}", "is missing", f"it has {', '.join(sorted(self.names))}")
-        try:
+            raise StorageError(self._subject(name), "is missing", f"it has {', '.join(sorted(self.names))}")
+        with _typed_errors(self._subject(name)):
             return self._zip.open(f"{name}.npy")
-        except _BROKEN as error:
-            raise _unreadable(f"{name} in {self._source}", error) from error
 
     def _header(self, name: str, member: IO[bytes]) -> Header:
-        subject = f"{name} in {self._source}"
-        try:
+        with _typed_errors(self._subject(name)):
             version = np.lib.format.read_magic(member)
             if version not in _READERS:
                 raise ValueError(f"version {version} of the format")
             shape, in_columns, dtype = _READERS[version](member)
-        except _BROKEN as error:
-            raise _unreadable(subject, error) from error
-        if dtype.hasobject or in_columns or not shape or 0 in shape:
+        if dtype.kind not in _NUMBERS or in_columns or not shape or min(shape) < 1:
             kind = f"{dtype} of shape {list(shape)}" + (" by columns" if in_columns else "")
-            raise StorageError(subject, f"is {kind}, not rows of numbers", "save it as a plain array")
+            raise StorageError(self._subject(name), f"is {kind}, not rows of numbers", "save it as a plain array")
+        if math.prod(shape) * dtype.itemsize > self._members[f"{name}.npy"].file_size:
+            raise self._short(name)
         return Header(shape, dtype)
 
     def _read(self, name: str, member: IO[bytes], size: int) -> bytes:
-        subject = f"{name} in {self._source}"
-        try:
+        with _typed_errors(self._subject(name)):
             content = member.read(size)
-        except _BROKEN as error:
-            raise _unreadable(subject, error) from error
         if len(content) < size:
-            raise StorageError(subject, "ends before its last row", "get the whole file")
+            raise self._short(name)
         return content
 
+    def _subject(self, name: str) -> str:
+        return f"{name} in {self._source}"
 
-def _unreadable(subject: str, error: Exception) -> StorageError:
-    reason = (str(error) or type(error).__name__).splitlines()[0]
-    return StorageError(subject, f"cannot be read ({reason})", "give a whole .npz file of numpy")
+    def _short(self, name: str) -> StorageError:
+        return StorageError(self._subject(name), "ends before its last row", "get the whole file")
+
+
+@contextmanager
+def _typed_errors(subject: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        # Zipfile and numpy let through whatever damaged, encrypted or foreign content leads to.
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise StorageError(subject, f"cannot be read ({reason})", "give a whole .npz file of numpy") from error

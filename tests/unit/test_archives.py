@@ -62,8 +62,8 @@ def test_missing_member_is_refused_with_those_there_are(tmp_path: Path) -> None:
 def test_what_is_no_archive_is_refused_naming_it(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.npz").write_bytes(content)
     assert refused(tmp_path / "a.npz").subject == "given.npz"
-    assert refused(tmp_path / "none.npz").subject == "given.npz"
-    assert refused(tmp_path).subject == "given.npz"
+    assert refused(tmp_path / "none.npz").subject == str(tmp_path / "none.npz")
+    assert refused(tmp_path).subject == str(tmp_path)
 
 
 def test_member_that_ends_early_or_is_damaged_is_refused_naming_it(tmp_path: Path) -> None:
@@ -87,3 +87,64 @@ def test_header_that_claims_more_than_there_is_takes_no_memory_for_it(tmp_path: 
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("a.npy", header.getvalue() + bytes(100))
     assert "ends before" in str(refused(tmp_path / "a.npz"))
+
+
+def written(path: Path, header: bytes, values: bytes = bytes(100)) -> Path:
+    """An archive of one array whose header is of these bytes."""
+    start = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.npy", start + header + values)
+    return path
+
+
+def of_shape(shape: object, descr: object = "|u1") -> bytes:
+    return f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape!r}}}\n".encode()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        of_shape((-4, 8, 8, 3)),
+        of_shape((4, -8, -8, 3)),
+        of_shape((2**62, 2**62, 4)),
+        of_shape((10**300,)),
+        of_shape((4,), "|V2147483647"),
+        of_shape((4,), "(1000,1000)f8"),
+        of_shape((4,), [("a", "f8"), ("b", "f8")]),
+        of_shape((4,), "<M8[s]"),
+        of_shape((4,), "<c16"),
+        b"[" * 5000,
+        b"(" * 9000 + b"\n",
+        b"{" * 60000,
+        b"-" * 9000,
+        b"\xff" * 40,
+        b"",
+    ],
+)
+def test_header_that_is_none_is_refused_naming_the_member(tmp_path: Path, header: bytes) -> None:
+    error = refused(written(tmp_path / "a.npz", header))
+    assert error.subject == "a in given.npz"
+    assert "\n" not in str(error)
+
+
+def test_member_that_is_there_twice_or_encrypted_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.npz", a=np.ones(3))
+    whole = path.read_bytes()
+    with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("a.npy", b"")
+    assert "a.npy is there more than once" in str(refused(path))
+    encrypted = bytearray(whole)
+    encrypted[whole.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(encrypted)
+    assert "a.npy is encrypted" in str(refused(path))
+
+
+@pytest.mark.parametrize(("place", "value"), [(20, 0), (24, 2**31), (42, 2**31), (10, 99)])
+def test_directory_that_lies_is_refused(tmp_path: Path, place: int, value: int) -> None:
+    path = saved(tmp_path / "a.npz", a=np.ones(3))
+    content = bytearray(path.read_bytes())
+    entry = content.index(b"PK\x01\x02") + place
+    width = 2 if place == 10 else 4
+    content[entry : entry + width] = value.to_bytes(width, "little")
+    path.write_bytes(content)
+    assert refused(path).subject in ("given.npz", "a in given.npz")

@@ -11,6 +11,8 @@ from l2c_ray.errors import StorageError
 from l2c_ray.storage.archives import Archive
 
 PICTURES = "arr_0"
+_MOST_PIXELS = 2048
+"""Of a side. A file that compresses well could otherwise take far more memory than it weighs."""
 
 
 def encode(pictures: np.ndarray, labels: np.ndarray) -> bytes:
@@ -24,11 +26,11 @@ def count(archive: Archive, source: str) -> int:
     """How many pictures an archive has.
 
     Raises:
-        StorageError: it has none, or they are not uint8 [n, height, width, 1 or 3].
+        StorageError: it has none, or they are not uint8 [n, height, width, 1 or 3], or too large to look at.
     """
     shape, dtype = archive.header(PICTURES)
-    if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3):
-        problem = f"is {dtype} {list(shape)}, not uint8 [images, height, width, 1 or 3]"
+    if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or max(shape[1:3]) > _MOST_PIXELS:
+        problem = f"is {dtype} {list(shape)}, not uint8 [images, height, width, 1 or 3] of up to {_MOST_PIXELS} pixels"
         raise StorageError(f"{PICTURES} in {source}", problem, "give pictures as the ADM evaluator takes them")
     return shape[0]
 
