@@ -1,11 +1,12 @@
 """Which formats of other projects can be read or written, and what a written one leaves out."""
 
+import codecs
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from l2c_ray.errors import StorageError
 from l2c_ray.schedule import Table
+from l2c_ray.storage.files import opened
 
 ImportFormat = Literal["l2c-router", "smoothcache"]
 ExportFormat = Literal["smoothcache", "cache-dit"]
@@ -26,11 +27,8 @@ def recognise(path: Path) -> ImportFormat:
     Raises:
         StorageError: the file cannot be read.
     """
-    try:
-        with path.open("rb") as file:
-            start = file.read(1024)
-    except OSError as error:
-        raise StorageError(str(path), f"cannot be read ({error.strerror})", "check the path") from error
+    with opened(path) as file:
+        start = file.read(1024).removeprefix(codecs.BOM_UTF8)
     return "smoothcache" if start.lstrip().startswith(b"{") else "l2c-router"
 
 

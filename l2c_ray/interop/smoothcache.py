@@ -17,6 +17,8 @@ from l2c_ray.storage.files import read_text
 
 _KINDS = {"attention": "attn", "mlp": "mlp"}
 """SmoothCache's names of the kinds of units."""
+_MOST_BYTES = 4 << 20
+"""A file of 1000 steps and 1000 units has as many."""
 _REMEDY = "give a SmoothCache schedule for this model and number of steps"
 
 
@@ -28,7 +30,7 @@ def read_table(path: Path, model: ModelIdentity, steps: int) -> Table:
         ScheduleError: names the key that is unknown, missing or doubled, or that has another number of steps, other
             values than 0 and 1, or a reuse at step 0.
     """
-    columns = _parsed(read_text(path), path)
+    columns = _parsed(read_text(path, _MOST_BYTES), path)
     by_unit = _unit_keys(model)
     by_kind = [key.partition("-")[0] for key in by_unit]
     keys = by_kind if set(columns) & set(_KINDS.values()) else by_unit
