@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from l2c_ray.errors import InvalidInputError, ScheduleError
 from l2c_ray.learning.router import Router
@@ -21,8 +20,8 @@ from l2c_ray.sampling.dpm_solver_2 import DPMSolver2
 from l2c_ray.sampling.solver import Solver
 from l2c_ray.schedule import Table
 from l2c_ray.storage.pickled import read_pickled
+from l2c_ray.storage.tensors import flaw
 
-_NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _ROW = re.compile(r"\d+\.prob")
 _ROUTERS = "routers"
 _BESIDE_ROUTERS = {"opt", "args"}
@@ -74,7 +73,7 @@ def _unwrapped(content: Any, path: Path) -> tuple[Mapping[Any, Any], str]:
         return content, DPMSolver2.name
     for key in content:
         if key not in {_ROUTERS, *_BESIDE_ROUTERS}:
-            raise ScheduleError(f"{key} in {path}", "is no part of a router file", _REMEDY)
+            raise ScheduleError(f"{_label(key)} in {path}", "is no part of a router file", _REMEDY)
     if not isinstance(rows := content[_ROUTERS], dict):
         raise ScheduleError(f"{_ROUTERS} in {path}", "is no dictionary of router rows", _REMEDY)
     return rows, DDIM.name
@@ -82,28 +81,18 @@ def _unwrapped(content: Any, path: Path) -> tuple[Mapping[Any, Any], str]:
 
 def _require_rows(rows: Mapping[Any, Any], steps: int, units: int, path: Path) -> None:
     for key in rows:
-        if not _ROW.fullmatch(str(key)):
-            raise ScheduleError(f"{key} in {path}", "is no row of a router", _REMEDY)
+        if not isinstance(key, str) or not _ROW.fullmatch(key):
+            raise ScheduleError(f"{_label(key)} in {path}", "is no row of a router", _REMEDY)
     if len(rows) != steps:
         raise ScheduleError(str(path), f"has {len(rows)} rows for {steps} steps", _REMEDY)
     for name in (f"{row}.prob" for row in range(steps)):
         subject = f"{name} in {path}"
         if name not in rows:
             raise ScheduleError(subject, "is missing", _REMEDY)
-        logits = rows[name]
-        if not _is_plain(logits):
-            raise ScheduleError(subject, "is no tensor of floating-point numbers", _REMEDY)
-        if logits.shape != (units,):
-            raise ScheduleError(subject, f"has shape {list(logits.shape)} for {units} units", _REMEDY)
-        if not logits.isfinite().all():
-            raise ScheduleError(subject, "has a logit that is not finite", _REMEDY)
+        if problem := flaw(rows[name], (units,)):
+            raise ScheduleError(subject, problem, _REMEDY)
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether it is a tensor whose numbers can be looked at; files may hold sparse ones, and ones without numbers."""
-    return (
-        isinstance(value, Tensor)
-        and value.dtype in _NUMBERS
-        and value.layout is torch.strided
-        and value.device.type == "cpu"
-    )
+def _label(key: object) -> str:
+    """A key as errors name it; one of another type than these may be nested too deep to be written."""
+    return str(key) if isinstance(key, str | int) else f"a key of type {type(key).__name__}"

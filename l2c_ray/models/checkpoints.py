@@ -1,6 +1,7 @@
 """Getting checkpoint files into models, with errors that name the tensor at fault."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,18 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
-from l2c_ray.errors import CheckpointError
-from l2c_ray.storage.pickled import read_pickled
-from l2c_ray.storage.tensors import read_tensors
+from l2c_ray.errors import CheckpointError, StorageError
+from l2c_ray.storage.files import read_text
+from l2c_ray.storage.tensors import flaw, opened_weights, read_tensors
 
 WEIGHTS = Path("transformer", "diffusion_pytorch_model.safetensors")
 """In a folder of diffusers' layout."""
 CONFIG = WEIGHTS.with_name("config.json")
+
+_MOST_CONFIG_BYTES = 1 << 20
+_MOST_TIMESTEPS = 100_000
+_MOST_SIDE = 2048
+"""Of an image, in pixels or latents: a table of the positions in it is made that no file holds."""
 
 _SCHEDULER = {
     "prediction_type": "epsilon",
@@ -33,29 +39,27 @@ def digest(path: Path) -> str:
     Raises:
         CheckpointError: it cannot be read.
     """
-    try:
-        with path.open("rb") as file:
+    with opened_weights(path) as file:
+        try:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise CheckpointError(
-            str(path),
-            f"cannot be read ({error.strerror})",
-            "give what the model is published as: a weights file, or a folder in diffusers' layout",
-        ) from error
+        except OSError as error:
+            raise CheckpointError(str(path), f"cannot be read ({error.strerror})", "copy it anew") from error
 
 
-def read_public(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint as authors publish it: safetensors, or a pickle that is not run.
+def read_config(path: Path) -> dict[str, Any]:
+    """What a config.json says.
 
     Raises:
-        CheckpointError: it is no such file.
+        CheckpointError: it is missing, no ordinary file, or no JSON object.
     """
-    content = read_tensors(path) if path.suffix == ".safetensors" else read_pickled(path)
-    # Training checkpoints keep the averaged weights beside the raw ones.
-    if isinstance(content, dict) and isinstance(content.get("ema"), dict):
-        content = content["ema"]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(str(path), "holds no dictionary of tensors", "give the model's weights")
+    try:
+        content = json.loads(read_text(path, _MOST_CONFIG_BYTES))
+    except StorageError as error:
+        raise CheckpointError(error.subject, error.problem, error.remedy) from error
+    except (ValueError, RecursionError) as error:
+        raise unloadable(path, error) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(str(path), "is no JSON object", "give a whole model of this family")
     return content
 
 
@@ -65,6 +69,10 @@ def read_scheduler(folder: Path) -> DDIMScheduler:
     Raises:
         CheckpointError: it is missing or broken, or asks for another way of sampling than the solvers have.
     """
+    path = folder / "scheduler" / "scheduler_config.json"
+    steps = read_config(path).get("num_train_timesteps")
+    if isinstance(steps, int) and steps > _MOST_TIMESTEPS:
+        raise _oversized("num_train_timesteps", path, steps, _MOST_TIMESTEPS)
     try:
         # Whatever device a model is built on, solvers read the noise schedule.
         with torch.device("cpu"):
@@ -89,6 +97,10 @@ def read_module(kind: Any, folder: Path) -> Any:
     for index in folder.glob("*.index.json"):
         # Diffusers would read the files that it names, whatever they are.
         raise CheckpointError(str(index), "names weights in several files", f"give them all in {WEIGHTS.name}")
+    tensors = read_tensors(folder / WEIGHTS.name)
+    # Diffusers would make whole numbers of a file floating-point ones, and leave out half of complex ones.
+    require_weights(tensors, folder / WEIGHTS.name)
+    require_sizes(folder / CONFIG.name, tensors)
     try:
         module, report = kind.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
@@ -105,10 +117,31 @@ def read_module(kind: Any, folder: Path) -> Any:
     return module
 
 
-def unloadable(folder: Path, error: Exception) -> CheckpointError:
-    """The error of a folder of which something else than its tensors is broken."""
+def require_sizes(config: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuses a config whose model would be far larger than the tensors beside it, before that is built.
+
+    Raises:
+        CheckpointError: it is no config, or names the first size that is too large.
+    """
+    layers = dict.fromkeys(("num_layers", "depth", "layers_per_block"), len(tensors))
+    sides = dict.fromkeys(("sample_size", "image_size"), _MOST_SIDE)
+    numbers = sum(tensor.numel() for tensor in tensors.values())
+    for key, value in read_config(config).items():
+        most = (layers | sides).get(key, numbers)
+        for size in value if isinstance(value, list) else [value]:
+            if isinstance(size, int) and size > most:
+                raise _oversized(key, config, size, most)
+
+
+def _oversized(key: str, config: Path, size: int, most: int) -> CheckpointError:
+    problem = f"is {size}, more than the {most} that a model of these weights can have"
+    return CheckpointError(f"{key} in {config}", problem, "give a whole model of this family")
+
+
+def unloadable(place: Path, error: Exception) -> CheckpointError:
+    """The error of a folder or file of which something else than its tensors is broken."""
     reason = " ".join(str(error).split("\n")[:2]) or type(error).__name__
-    return CheckpointError(str(folder), f"cannot be loaded ({reason})", "give a whole model of this family")
+    return CheckpointError(str(place), f"cannot be loaded ({reason})", "give a whole model of this family")
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
@@ -125,17 +158,28 @@ def require_tensors(shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str,
     """Refuses tensors that are not those of `shapes`; `source` is the file that they are from.
 
     Raises:
-        CheckpointError: names the first tensor that is missing, unknown or of another shape.
+        CheckpointError: names the first tensor that is missing, unknown, of another shape, or no weights.
     """
     for name, shape in shapes.items():
         if name not in tensors:
             raise _misfit(name, source, "is missing")
-        if tensors[name].shape != shape:
-            raise _misfit(name, source, f"has shape {list(tensors[name].shape)}, not {list(shape)}")
+        if problem := flaw(tensors[name], shape):
+            raise _misfit(name, source, problem)
     for name in tensors:
         if name not in shapes:
             raise _misfit(name, source, "is no tensor of this model")
 
 
+def require_weights(tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Refuses tensors that are no weights.
+
+    Raises:
+        CheckpointError: names the first one of another kind or layout, or with a number that is not finite.
+    """
+    for name, tensor in tensors.items():
+        if problem := flaw(tensor):
+            raise _misfit(name, source, problem)
+
+
 def _misfit(tensor: str, source: Path, problem: str) -> CheckpointError:
-    return CheckpointError(f"{tensor} in {source}", problem, "give weights of this family and size")
+    return CheckpointError(f"{tensor} in {source}", problem, "give trained weights of this family and size")

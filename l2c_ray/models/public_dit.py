@@ -12,8 +12,9 @@ from torch import Tensor
 
 from l2c_ray.errors import CheckpointError
 from l2c_ray.models.base import CacheableTransformer, ZooEntry
-from l2c_ray.models.checkpoints import digest, fill, read_public, require_tensors
+from l2c_ray.models.checkpoints import digest, require_tensors
 from l2c_ray.models.dit import DiT, load_folder, share_embedder
+from l2c_ray.models.published import read_public
 from l2c_ray.schedule import Guidance
 
 _SIZES = {"s": (12, 384, 6), "b": (12, 768, 12), "l": (24, 1024, 16), "xl": (28, 1152, 16)}
@@ -139,12 +140,12 @@ def from_tensors(shape: DiTShape, name: str, tensors: Mapping[str, Tensor], sour
     """The model of these tensors in the authors' naming; `source` is named in errors.
 
     Raises:
-        CheckpointError: names the first tensor that is missing, unknown or of another shape.
+        CheckpointError: as `require_tensors`.
     """
     require_tensors(_shapes(shape), tensors, source)
     with torch.device("meta"):
         model = build(shape, name)
-    fill(model.transformer, _renamed(shape.depth, tensors), source)
+    model.transformer.load_state_dict(_renamed(shape.depth, tensors), assign=True)
     model.transformer.pos_embed.pos_embed = tensors[_POSITIONS]
     return model
 

@@ -12,7 +12,17 @@ from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 
 from l2c_ray.models.base import Branch, CacheableTransformer, ZooEntry, units_of, unpatchify
-from l2c_ray.models.checkpoints import CONFIG, WEIGHTS, digest, fill, read_public, read_scheduler, unloadable
+from l2c_ray.models.checkpoints import (
+    CONFIG,
+    WEIGHTS,
+    digest,
+    fill,
+    read_config,
+    read_scheduler,
+    require_sizes,
+    unloadable,
+)
+from l2c_ray.models.published import read_public
 from l2c_ray.schedule import Guidance
 from l2c_ray.storage.tensors import read_tensors, write_tensors
 
@@ -228,9 +238,11 @@ def load_folder(name: str, folder: Path) -> UViT:
         CheckpointError: a file is missing, truncated, or holds other tensors than the model has.
     """
     sha256 = digest(folder / WEIGHTS)
+    tensors = read_tensors(folder / WEIGHTS)
+    require_sizes(folder / CONFIG, tensors)
     with torch.device("meta"):
         model = build_like(folder, name)
-    fill(model, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
+    fill(model, tensors, folder / WEIGHTS)
     model.weights_sha256 = sha256
     return model
 
@@ -239,7 +251,7 @@ def build_like(folder: Path, name: str) -> UViT:
     """A model of the sizes that the folder's config.json tells, with random weights."""
     scheduler = read_scheduler(folder)
     try:
-        shape = UViTShape(**json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+        shape = UViTShape(**read_config(folder / CONFIG))
         return UViT(shape, scheduler, name, None)
-    except (OSError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise unloadable(folder, error) from error

@@ -1,36 +1,99 @@
 """Other people's pickled tensors, read without running what the pickle says."""
 
+import io
 import pickle
-import re
-from argparse import Namespace
+import threading
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from l2c_ray.errors import CheckpointError
+from l2c_ray.storage import zips
+from l2c_ray.storage.pickle_scan import MOST_BYTES, UnwantedPickleError, scan
+from l2c_ray.storage.tensors import opened_weights
+
+_PICKLES_OF_LEGACY = 5
+"""In a file of before torch 1.6: magic number, version, machine, what was saved, and the keys of its storages."""
+
+
+class Unread:
+    """Stands for a value beside the tensors that has a class of its own: nothing is called to make it."""
+
+    def __new__(cls, *arguments: object) -> "Unread":
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        """Leaves it as it is."""
+
+
+_PATHS = [f"{pure}{system}Path" for pure in ("", "Pure") for system in ("Posix", "Windows")] + ["Path", "PurePath"]
+_NUMPY = [f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")]
+_STAND_INS = [
+    (Unread, name)
+    for name in (
+        # The authors' files hold their training script's arguments.
+        "argparse.Namespace",
+        "numpy.dtype",
+        "numpy.ndarray",
+        *_NUMPY,
+        *(f"{module}.{name}" for module in ("pathlib", "pathlib._local") for name in _PATHS),
+    )
+]
+_TORCHS_LIST = threading.Lock()
+"""Torch has one list of what may be made, for all threads."""
 
 
 def read_pickled(path: Path) -> Any:
-    """Tensors in lists and dictionaries, as `torch.save` wrote them, with plain values and argparse namespaces.
+    """Tensors in lists and dictionaries, as `torch.save` wrote them, with plain values.
 
-    Torch's restricted unpickler calls nothing but what builds those, and refuses the file at the first other name.
+    Numbers of numpy, paths and argparse namespaces come as `Unread`. Torch's restricted unpickler calls nothing but
+    what builds the others, and refuses the file at the first other name. No file takes more memory than it weighs,
+    but for the little that its pickle may make.
 
     Raises:
         CheckpointError: the file is missing, truncated, no such pickle, or would run something.
     """
-    try:
-        # The authors' files hold their training script's arguments. Setting attributes of a namespace runs nothing.
-        with torch.serialization.safe_globals([Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    with opened_weights(path) as file:
+        try:
+            _look_over(file)
+            file.seek(0)
+            with _TORCHS_LIST, torch.serialization.safe_globals(list(_STAND_INS)):
+                return torch.load(file, map_location="cpu", weights_only=True)
+        except UnwantedPickleError as error:
+            raise CheckpointError(
+                str(path),
+                f"is refused: it is no pickle of plain tensors ({error})",
+                "save the model's tensors by name and nothing else, or get them from who made it",
+            ) from error
+        except Exception as error:
+            # Torch lets whatever a broken file leads to through.
+            raise CheckpointError(
+                str(path), f"cannot be read ({_reason(error)})", "give a whole file of torch.save"
+            ) from error
+
+
+def _look_over(file: IO[bytes]) -> None:
+    """Refuses what would cost far more than the file weighs, or run something, before torch reads it."""
+    is_zip = file.read(4) == b"PK\x03\x04"
+    file.seek(0)
+    if not is_zip:
+        pickles = io.BytesIO(file.read(MOST_BYTES))
+        for _ in range(_PICKLES_OF_LEGACY):
+            scan(pickles)
+        return
+    members = zips.stored_members(file)
+    # Torch's reader does not tell upper case from lower case.
+    found = [member for name, member in members.items() if name.casefold().endswith("/data.pkl")]
+    if len(found) != 1:
+        raise ValueError(f"it has {len(found)} members named data.pkl")
+    if found[0].file_size > MOST_BYTES:
+        raise UnwantedPickleError(f"it has more than {MOST_BYTES} bytes beside the tensors' numbers")
+    scan(zips.content(file, found[0]))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):
         # Torch's own text recommends to switch the restriction off.
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it asks for {named[1]}" if named else "it is damaged or holds something else"
-        raise CheckpointError(
-            str(path), f"is refused: it is no pickle of plain tensors ({reason})", "get the tensors from who made it"
-        ) from error
-    except Exception as error:
-        # Torch lets whatever a broken file leads to through.
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise CheckpointError(str(path), f"cannot be read ({reason})", "give a whole file of torch.save") from error
+        return "it is damaged or holds something else"
+    return (str(error) or type(error).__name__).splitlines()[0]

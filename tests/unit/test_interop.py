@@ -110,14 +110,14 @@ NAN = torch.full((UNITS,), float("nan"))
         (of_dit(model={}), "model in"),
         (of_dit(routers=rows(3)), "3 rows for 4 steps"),
         (of_dit(routers=rows(5)), "5 rows for 4 steps"),
-        (of_dit(routers=rows(4, 6)), r"0.prob in .* has shape \[6\] for 4 units"),
+        (of_dit(routers=rows(4, 6)), r"0.prob in .* has shape \[6\], not \[4\]"),
         (of_dit(routers=rows(4, **{"3_prob": torch.zeros(2, 4)})), r"3.prob in .* has shape \[2, 4\]"),
         (of_dit(routers=rows(4, **{"3_prob": NAN})), "3.prob in .* not finite"),
         (of_dit(routers=rows(4, **{"1_prob": -torch.inf * torch.ones(4)})), "1.prob in .* not finite"),
         (of_dit(routers=rows(4, **{"2_prob": torch.ones(4, dtype=torch.int64)})), "2.prob in .* floating-point"),
-        (of_dit(routers=rows(4, **{"2_prob": torch.ones(4, device="meta")})), "2.prob in .* floating-point"),
-        (of_dit(routers=rows(4, **{"2_prob": torch.ones(4).to_sparse()})), "2.prob in .* floating-point"),
-        (of_dit(routers=rows(4, **{"2_prob": [0.0] * 4})), "2.prob in .* floating-point"),
+        (of_dit(routers=rows(4, **{"2_prob": torch.ones(4, device="meta")})), "2.prob in .* the device meta"),
+        (of_dit(routers=rows(4, **{"2_prob": torch.ones(4).to_sparse()})), "2.prob in .* a sparse_coo tensor"),
+        (of_dit(routers=rows(4, **{"2_prob": [0.0] * 4})), "2.prob in .* no tensor"),
         (of_dit(routers=rows(4, **{"2_prob": torch.ones(4).to(torch.float8_e4m3fn)})), "2.prob in .* floating-point"),
         (of_dit(routers=rows(4, **{"2_bias": torch.ones(4)})), "2.bias in .* no row"),
         (of_dit(routers={**rows(3), "9.prob": torch.ones(4)}), "3.prob in .* missing"),
@@ -129,6 +129,14 @@ def test_router_that_does_not_fit_is_refused_naming_what_does_not(router: Path, 
     with pytest.raises(ScheduleError, match=named) as caught:
         read_dit(saved(content, router))
     assert str(router) in caught.value.subject
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("options", [{}, {"_use_new_zipfile_serialization": False}], ids=["zip", "legacy"])
+def test_nested_tensor_in_a_router_is_refused_and_not_made(router: Path, options: dict[str, Any]) -> None:
+    nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(2)])
+    with pytest.raises(CheckpointError, match="it asks for torch._utils._rebuild_nested_tensor"):
+        read_dit(saved(of_dit(routers=rows(4, **{"2_prob": nested})), router, **options))
 
 
 def test_dit_router_for_the_sampler_of_uvit_is_refused(router: Path) -> None:

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from l2c_ray.models.checkpoints import fill, read_public
+from l2c_ray.models.checkpoints import require_tensors
+from l2c_ray.models.published import read_public
 
 POOLED = 2048
 SPATIAL = 7 * 17 * 17
@@ -138,10 +139,17 @@ def load(path: Path, device: str = "cpu") -> Inception:
     """
     with torch.device("meta"):
         network = Inception()
-    # Counts of training steps, which some copies of the export have and some not.
-    counts = {name: torch.tensor(0) for name in network.state_dict() if name.endswith("num_batches_tracked")}
-    fill(network, read_public(path) | counts, path)
+    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items() if not _is_count(name)}
+    tensors = {name: tensor for name, tensor in read_public(path).items() if not _is_count(name)}
+    require_tensors(wanted, tensors, path)
+    counts = {name: torch.tensor(0) for name in network.state_dict() if _is_count(name)}
+    network.load_state_dict(tensors | counts, assign=True)
     return network.float().requires_grad_(False).eval().to(device)
+
+
+def _is_count(name: str) -> bool:
+    """Whether it is a count of training steps, which some copies of the export have and some not."""
+    return name.endswith("num_batches_tracked")
 
 
 def _resized(images: Tensor) -> Tensor:
