@@ -20,7 +20,7 @@ def members(archive: ZipFile) -> dict[str, ZipInfo]:
     """The archive's members by name.
 
     Raises:
-        ValueError: two have one name, of which readers differ in which they take, or one is encrypted.
+        ValueError: two have one name, of which readers differ in which they take, or one is encrypted or of two sizes.
     """
     found: dict[str, ZipInfo] = {}
     for member in archive.infolist():
@@ -28,6 +28,8 @@ def members(archive: ZipFile) -> dict[str, ZipInfo]:
             raise ValueError(f"{member.filename} is there more than once")
         if member.flag_bits & 1:
             raise ValueError(f"{member.filename} is encrypted")
+        if member.compress_type == ZIP_STORED and member.compress_size != member.file_size:
+            raise ValueError(f"{member.filename} has two sizes")
     return found
 
 
@@ -43,7 +45,7 @@ def stored_members(file: IO[bytes]) -> dict[str, ZipInfo]:
         raise ValueError("its directory is not where its end says")
     found = members(archive)
     for name, member in found.items():
-        if member.compress_type != ZIP_STORED or member.compress_size != member.file_size:
+        if member.compress_type != ZIP_STORED:
             raise ValueError(f"{name} is compressed")
     if sum(member.file_size for member in found.values()) > size:
         raise ValueError("its members claim more than the file has")

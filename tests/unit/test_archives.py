@@ -108,7 +108,6 @@ def of_shape(shape: object, descr: object = "|u1") -> bytes:
         of_shape((4, -8, -8, 3)),
         of_shape((2**62, 2**62, 4)),
         of_shape((10**300,)),
-        of_shape((True, 2)),
         of_shape((4,), "|V2147483647"),
         of_shape((4,), "(1000,1000)f8"),
         of_shape((4,), [("a", "f8"), ("b", "f8")]),

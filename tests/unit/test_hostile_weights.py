@@ -273,8 +273,9 @@ def test_pickle_that_asks_for_far_more_than_it_weighs_is_refused(
         torch.save({}, path, _use_new_zipfile_serialization=False)
         magic_and_version = path.read_bytes()[:21]
         path.write_bytes(magic_and_version + content)
-    assert peak_growth(lambda: refusal(path)) < 128 * MIB
-    assert problem in refusal(path).problem
+    refusals: list[CheckpointError] = []
+    assert peak_growth(lambda: refusals.append(refusal(path))) < 128 * MIB
+    assert problem in refusals[0].problem
 
 
 def test_pickle_of_more_bytes_than_weights_need_is_refused(tmp_path: Path) -> None:
@@ -284,7 +285,7 @@ def test_pickle_of_more_bytes_than_weights_need_is_refused(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("opening", [b"](", b"}K\x01", b"}(K\x01"], ids=["lists", "dictionaries", "marks"])
 def test_pickle_nested_deep_is_refused_and_no_stack_overflows(tmp_path: Path, opening: bytes) -> None:
-    for content in (opening * 100_000 + b".", b"](" * 100_000 + b"e" * 100_000 + b"."):
+    for content in (opening * 20_000 + b".", b"](" * 20_000 + b"e" * 20_000 + b"."):
         path = rezipped(tmp_path / "model.pt", data=b"\x80\x02" + content)
         with pytest.raises(CheckpointError):
             read_public(path)
@@ -304,7 +305,7 @@ def test_key_of_a_router_that_is_nested_deep_is_refused(tmp_path: Path) -> None:
     for _ in range(400):
         key = (key,)
     path = tmp_path / "router.pt"
-    torch.save({key: torch.ones(4)}, path)
+    torch.save({"routers": {key: torch.ones(4)}}, path)
     with pytest.raises(L2CError, match="a key of type tuple in"):
         read_router(path)
 

@@ -64,6 +64,7 @@ def test_weights_are_read_from_both_kinds_of_files(weights: Path, network: Incep
         ({"fc.weight": torch.zeros(1000, 2048)}, "fc.weight in "),
         ({"AuxLogits.fc.weight": torch.zeros(1)}, "AuxLogits.fc.weight in "),
         ({"fc.bias": None}, "fc.bias in "),
+        ({"fc.bias": torch.ones(1008, dtype=torch.int64)}, "fc.bias in "),
     ],
 )
 def test_weights_of_another_network_are_refused_naming_the_tensor(

@@ -160,7 +160,6 @@ WRONG: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "int64": (lambda tensor: tensor.long(), "holds int64, not floating-point numbers"),
     "bool": (lambda tensor: tensor.bool(), "holds bool"),
     "complex64": (lambda tensor: tensor.to(torch.complex64), "holds complex64"),
-    "float8": (lambda tensor: tensor.to(torch.float8_e4m3fn), "holds float8_e4m3fn"),
     "all NaN": (nan, "has a number that is not finite"),
     "one infinity": (one_infinity, "has a number that is not finite"),
     "NaN in half precision": (lambda tensor: nan(tensor).half(), "has a number that is not finite"),
