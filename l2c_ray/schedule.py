@@ -21,7 +21,7 @@ FORMAT = "l2c-schedule/1"
 MOST_STEPS = 1000
 """As many as the public models were trained on; every sampler here takes some of them."""
 MOST_UNITS = 1000
-"""The largest public transformers have fewer than 300. How much all steps have together is bounded when JSON is read."""
+"""The largest public transformers have fewer than 300. Steps times units are bounded when JSON is read."""
 
 _MOST_MACS = 2**63 - 1
 _ROUNDING = 1e-9
