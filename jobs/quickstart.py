@@ -86,19 +86,19 @@ def down() -> int:
 def run(*command: str) -> int:
     """Runs a command that a user could type, and shows it with what it prints."""
     console.print("$", *command, style="bold", soft_wrap=True)
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command,
         cwd=REPOSITORY,
         env=local_head.environment(),
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-    )
-    for line in process.stdout or ():
-        if not NOISE.search(line):
-            sys.stdout.write(line)
-            sys.stdout.flush()
-    return process.wait()
+    ) as process:
+        for line in process.stdout or ():
+            if not NOISE.search(line):
+                sys.stdout.write(line)
+                sys.stdout.flush()
+    return process.returncode
 
 
 def wait_for_models(head: LocalHead) -> list[dict[str, Any]]:

@@ -57,6 +57,8 @@ def _options(address: str) -> dict[str, Any]:
         return {}
     folder = make_temporary_folder()
     atexit.register(_end, folder)
+    # Clients have to show the user's token, which is how it should be, and Ray warns of it.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     # A dozen processes less, and nobody knows the address of a Ray that ends with this process.
     return {"include_dashboard": False, "_temp_dir": str(temp_dir_in(folder))}
 

@@ -50,7 +50,8 @@ def encode(config: EncodingConfig, on_shard: Callable[[int, int], None]) -> Enco
     Everything that the config names is listed, loaded and checked here before a worker is asked for.
 
     Args:
-        on_shard: called with the number of shards that are there and that there will be, at first and after each.
+        on_shard: called with the number of shards that are there and that there will be, before the first is made and
+            after each.
 
     Raises:
         InvalidInputError: of the kind that the config, source, autoencoder, storage or cluster call for; also where an
@@ -64,13 +65,13 @@ def encode(config: EncodingConfig, on_shard: Callable[[int, int], None]) -> Enco
     settings = _settings(config, parts := source.parts())
     there = claim(store, settings)
     gatherer = preparing.Gatherer(config.latents)
-    on_shard(len(there), len(parts))
     done = {shard.number: shard for shard in there}
     missing = [part for part in parts if part.number not in done]
     if missing:
         cluster.connect()
         cluster.require(config.cluster)
         cluster.wait_for_room(config.cluster)
+        on_shard(len(there), len(parts))
         for shard, content in _shards(config, missing, gatherer):
             store.put(shard.name, content)
             done[shard.number] = shard

@@ -35,7 +35,8 @@ def generate(config: GenerationConfig, on_shard: Callable[[int, int], None]) -> 
     Everything that the config names is loaded and checked here before a worker is asked for.
 
     Args:
-        on_shard: called with the number of shards that are there and that there will be, at first and after each.
+        on_shard: called with the number of shards that are there and that there will be, before the first is made and
+            after each.
 
     Raises:
         InvalidInputError: of the kind that the config, weights, storage or cluster call for.
@@ -48,11 +49,11 @@ def generate(config: GenerationConfig, on_shard: Callable[[int, int], None]) -> 
     missing = claim(store, settings)
     total = len(shard_numbers(settings))
     done = total - len(missing)
-    on_shard(done, total)
     if missing:
         cluster.connect()
         cluster.require(config.cluster)
         cluster.wait_for_room(config.cluster)
+        on_shard(done, total)
         with _workers(config, len(missing)) as pool, _typed_errors():
             for _ in pool.map_unordered(lambda worker, number: worker.make.remote(number), missing):
                 done += 1
