@@ -18,8 +18,27 @@ MOST_TEXT_BYTES = 16 << 20
 
 
 def home() -> Path:
-    """Where everything goes that the user gave no place: `$L2C_HOME`, or `~/.l2c_ray`."""
-    return Path(os.environ.get("L2C_HOME") or Path.home() / ".l2c_ray").absolute()
+    """Where everything goes that the user gave no place: `$L2C_HOME`, or `~/.l2c_ray`.
+
+    Raises:
+        StorageError: neither is there, as for a user that the machine does not know.
+    """
+    try:
+        return Path(os.environ.get("L2C_HOME") or Path.home() / ".l2c_ray").absolute()
+    except RuntimeError as error:
+        raise StorageError("L2C_HOME", "is not set, and this user has no home folder", "name a folder there") from error
+
+
+def expanded(folder: str) -> Path:
+    """The folder from the root on, where `~` stands for the user's home.
+
+    Raises:
+        StorageError: the user has none, as one that the machine does not know.
+    """
+    try:
+        return Path(folder).expanduser().absolute()
+    except RuntimeError as error:
+        raise StorageError(folder, "names no user's home", "give the path from the root on") from error
 
 
 def make_writable(folder: Path) -> Path:

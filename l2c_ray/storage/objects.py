@@ -185,7 +185,7 @@ def open_store(
     if "://" not in address:
         from l2c_ray.storage.folder import Folder
 
-        return Folder(Path(address).expanduser().absolute())
+        return Folder(files.expanded(address))
     # Loading boto3 takes half a second, which whoever uses folders need not wait for.
     from l2c_ray.storage.bucket import Bucket
 
