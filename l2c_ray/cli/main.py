@@ -27,8 +27,10 @@ from l2c_ray.cli.options import (
     SamplerOption,
     StepsOption,
     ThreadsOption,
+    VaeOption,
 )
 from l2c_ray.errors import L2CError
+from l2c_ray.storage.account import complete_account
 
 app = typer.Typer(
     help="Learns, versions and applies caching schedules for diffusion transformers.",
@@ -54,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             # Not every terminal knows the characters of tables and masks.
             stream.reconfigure(errors="replace")
+    complete_account()
     with errors_as_exit_codes():
         app(arguments)
 
@@ -124,17 +127,19 @@ def generate(
     steps: StepsOption = 20,
     guidance_scale: GuidanceOption = None,
     guidance_rule: GuidanceRuleOption = None,
+    vae: VaeOption = None,
 ) -> None:
     """Make one image, with a schedule or computing everything."""
-    from l2c_ray.caching.pipeline import encode_png, require_pictures
+    from l2c_ray.caching.pictures import Pictures
+    from l2c_ray.caching.pipeline import encode_png
     from l2c_ray.cli.inputs import find_schedule, open_pipeline
     from l2c_ray.storage.files import write_bytes
 
     pipeline = open_pipeline(model, checkpoint, sampler, steps, guidance_scale, guidance_rule)
-    require_pictures(pipeline.model)
+    pictures = Pictures(pipeline.model, vae, "--vae")
     chosen = find_schedule(schedule, pipeline) if schedule is not None else None
-    image = pipeline.generate([label], [seed], chosen)[0]
-    typer.echo(write_bytes(out, encode_png(image)))
+    sample = pipeline.generate([label], [seed], chosen)
+    typer.echo(write_bytes(out, encode_png(pictures.of(sample)[0])))
 
 
 @app.command()

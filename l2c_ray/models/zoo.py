@@ -9,7 +9,7 @@ import torch
 from l2c_ray.errors import ConfigError
 from l2c_ray.models import dit, public_dit, uvit
 from l2c_ray.models.base import CacheableTransformer, ZooEntry
-from l2c_ray.schedule import Guidance
+from l2c_ray.schedule import Guidance, GuidanceRule
 
 _EMBEDDED = Path(str(files("l2c_ray.models"))) / "embedded"
 
@@ -61,6 +61,16 @@ def entry_of(name: str, key: str) -> ZooEntry:
     if name not in ENTRIES:
         raise ConfigError(key, f"there is no model {name!r}", f"take one of {', '.join(ENTRIES)}")
     return ENTRIES[name]
+
+
+def guidance_of(name: str, key: str, scale: float | None, rule: GuidanceRule | None) -> Guidance:
+    """The guidance of the model's authors, in so far as no other is given; `key` is where the name was given.
+
+    Raises:
+        ConfigError: the zoo has no model of this name.
+    """
+    own = entry_of(name, key).guidance
+    return Guidance(scale=own.scale if scale is None else scale, rule=rule or own.rule)
 
 
 def embedded(name: str) -> Path:
