@@ -23,13 +23,14 @@ def add(
     *,
     worth_serving: bool = True,
     chosen: bool = False,
+    image_shape: tuple[int, int, int] = (1, 8, 8),
     **metrics: float,
 ) -> RegisteredVersion:
-    """Registers a schedule for images of 8x8."""
+    """Registers a schedule."""
     asked = Registration(
         schedule=schedule,
         lineage=lineage(run),
-        image_shape=(1, 8, 8),
+        image_shape=image_shape,
         metrics=metrics,
         samples=None,
         worth_serving=worth_serving,

@@ -72,27 +72,15 @@ class Pipeline:
         return images
 
 
-def require_pictures(model: CacheableTransformer) -> None:
-    """Refuses a model that draws no grey images.
-
-    Raises:
-        InvalidInputError: its samples have more than one channel, as latents have.
-    """
-    channels, *_ = model.image_shape
-    if channels != 1:
-        problem = f"samples of {model.name} have {channels} channels and are no pictures yet"
-        raise InvalidInputError("MODEL", problem, "take l2c imagenet generate, which decodes latents")
-
-
 def to_pixels(images: Tensor) -> Tensor:
     """From [-1, 1] to 0..255 as uint8, values outside clipped; the shape stays."""
     return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def encode_png(image: Tensor) -> bytes:
-    """A grey image [1, height, width] in [-1, 1] as a PNG file."""
+    """A grey or coloured image [1 or 3, height, width] in [-1, 1] as a PNG file."""
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(to_pixels(image)[0].numpy()).save(buffer, format="PNG")
+    Image.fromarray(to_pixels(image).permute(1, 2, 0).squeeze(-1).numpy()).save(buffer, format="PNG")
     return buffer.getvalue()

@@ -83,5 +83,5 @@ def _measure(schedule: Schedule, pipeline: Pipeline, images: int, batch_size: in
 
 def _images_of(version: RegisteredVersion) -> int:
     """As many as the version was measured on, so that the very same images are made again."""
-    told = re.search(r"images=(\d+)", version.protocol)
+    told = re.search(r"images=([1-9]\d{0,6})(?!\d)", version.protocol)
     return int(told[1]) if told else _IMAGES

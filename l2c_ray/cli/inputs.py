@@ -93,15 +93,10 @@ def open_pipeline(
 
 def guidance_of(model: str, key: str, scale: float | None, rule: GuidanceRule | None) -> Guidance:
     """The guidance of the model's authors, in so far as no other is given; `key` is where the model was named."""
-    guidance = zoo.entry_of(model, key).guidance
-    if scale is not None:
-        if not 0 <= scale <= MOST_GUIDANCE:
-            problem, remedy = f"{scale} is out of range", f"take a number from 0 to {MOST_GUIDANCE:g}"
-            raise InvalidInputError("--guidance-scale", problem, remedy)
-        guidance = Guidance(scale=scale, rule=guidance.rule)
-    if rule is not None:
-        guidance = Guidance(scale=guidance.scale, rule=rule)
-    return guidance
+    if scale is not None and not 0 <= scale <= MOST_GUIDANCE:
+        problem, remedy = f"{scale} is out of range", f"take a number from 0 to {MOST_GUIDANCE:g}"
+        raise InvalidInputError("--guidance-scale", problem, remedy)
+    return zoo.guidance_of(model, key, scale, rule)
 
 
 def find_schedule(given: str, pipeline: Pipeline) -> Schedule:

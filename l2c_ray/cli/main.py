@@ -27,10 +27,12 @@ from l2c_ray.cli.options import (
     SamplerOption,
     StepsOption,
     ThreadsOption,
+    VaeOption,
     lasting,
 )
 from l2c_ray.errors import InvalidInputError
 from l2c_ray.storage import environment
+from l2c_ray.storage.account import complete_account
 
 app = typer.Typer(
     help="Learns, versions and applies caching schedules for diffusion transformers.",
@@ -52,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Exit codes: 0 done, 2 bad input, 3 a gate says no, 1 a failure at run time. The last line on stderr names what is
     wrong.
     """
+    complete_account()
     with errors_as_exit_codes():
         environment.settle()
         sys.exit(_run(arguments))
@@ -132,6 +135,7 @@ def generate(
     steps: StepsOption = 20,
     guidance_scale: GuidanceOption = None,
     guidance_rule: GuidanceRuleOption = None,
+    vae: VaeOption = None,
 ) -> None:
     """Make one image, with a schedule or computing everything."""
     from l2c_ray.cli.inputs import find_schedule, open_pipeline, read_schedule
@@ -142,12 +146,13 @@ def generate(
         read_schedule(schedule)
     pipeline = open_pipeline(model, checkpoint, sampler, steps, guidance_scale, guidance_rule)
 
-    from l2c_ray.caching.pipeline import encode_png, require_pictures
+    from l2c_ray.caching.pictures import Pictures
+    from l2c_ray.caching.pipeline import encode_png
 
-    require_pictures(pipeline.model)
+    pictures = Pictures(pipeline.model, vae, "--vae")
     chosen = find_schedule(schedule, pipeline) if schedule is not None else None
-    image = pipeline.generate([label], [seed], chosen)[0]
-    typer.echo(write_bytes(out, encode_png(image)))
+    sample = pipeline.generate([label], [seed], chosen)
+    typer.echo(write_bytes(out, encode_png(pictures.of(sample)[0])))
 
 
 @app.command()

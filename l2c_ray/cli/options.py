@@ -27,6 +27,9 @@ ModelArgument = Annotated[str, typer.Argument(help="Name in the zoo, for instanc
 CheckpointOption = Annotated[
     Path | None, typer.Option(help="Other weights: a file of the authors', or a folder in diffusers' layout.")
 ]
+VaeOption = Annotated[
+    Path | None, typer.Option(help="Folder of diffusers' AutoencoderKL, which decodes what a model of latents makes.")
+]
 SamplerOption = Annotated[str | None, typer.Option(help="Sampler; that of the model's authors unless given.")]
 StepsOption = Annotated[int, typer.Option(min=2, max=MOST_STEPS, help="Model evaluations of a full run.")]
 GuidanceOption = Annotated[

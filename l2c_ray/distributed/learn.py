@@ -32,7 +32,7 @@ from l2c_ray.registry.delivery import Results, deliver
 from l2c_ray.registry.lineage import Lineage, git_commit
 from l2c_ray.registry.registration import HEATMAP_FILE, Registration
 from l2c_ray.registry.tracking import TrackedRun
-from l2c_ray.registry.versions import SCHEDULE_FILE, RegisteredVersion
+from l2c_ray.registry.versions import SCHEDULE_FILE, RegisteredVersion, model_name, require_ours
 from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Provenance, Schedule
 from l2c_ray.storage.objects import ObjectStore
@@ -95,6 +95,7 @@ def learn(
     settings = settings_of(config) | data.settings()
     storage = open_storage(config.run.storage)
     client = tracking.connect()
+    require_ours(client, model_name(pipeline.model.identity(), pipeline.solver.name, pipeline.solver.steps))
     cluster.connect()
     cluster.require(config.cluster)
     name = config.run.name or _fresh_name(config)

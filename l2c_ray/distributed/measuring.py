@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from l2c_ray.caching.pictures import are_pixels
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.config.learn import LearnConfig
 from l2c_ray.config.sampling import SamplingConfig
@@ -23,7 +24,7 @@ def measure_all(
     """The full run, the schedules in their order, and the rules to beat; waits for the workers of `config` first.
 
     Returns:
-        What all of them did, and for each schedule a picture of its samples, where the model draws pictures.
+        What all of them did, and for each schedule a picture of its samples, where the model draws pixels.
     """
     candidates = standard_candidates(pipeline, schedules)
     classes = pipeline.model.num_classes
@@ -38,7 +39,7 @@ def measure_all(
             chunk=config.evaluation.batch_size * config.cluster.workers,
             on_images=on_images,
         )
-        if pipeline.model.image_shape[0] != 1:
+        if not are_pixels(pipeline.model.image_shape):
             return measurements, [None] * len(schedules)
         return measurements, [*plot_samples(candidates[: 1 + len(schedules)], sample, classes)]
 

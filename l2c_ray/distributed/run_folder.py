@@ -38,11 +38,14 @@ def go_on_with(runs: ObjectStore, name: str, settings: Mapping[str, Any], iterat
         iterations: that the run shall have done in the end.
 
     Raises:
-        ConfigError: the run was begun with other settings, or has done more iterations.
+        ConfigError: the run was begun with other settings, or has done more iterations; or its folder is no run's.
     """
     place = f"{name}/{SETTINGS_FILE}"
     if runs.find(place):
         _compare(runs, name, settings)
+    elif runs.names(name):
+        problem = f"{runs.address}/{name} has something in it, but not what every run begins with"
+        raise ConfigError("run.name", problem, "choose another name or remove that folder")
     done = _iterations_done(runs, name)
     if done > iterations:
         raise ConfigError(
@@ -60,9 +63,11 @@ def iterations_of(state: Mapping[str, Tensor]) -> int:
     Raises:
         CheckpointError: it is no learner's state.
     """
-    if "iteration" not in state:
-        raise CheckpointError("iteration", "is missing in the checkpoint", "remove what is no run's from its folder")
-    return int(state["iteration"])
+    iteration = state.get("iteration")
+    if iteration is None or iteration.shape or iteration.is_floating_point() or iteration < 0:
+        problem = "is missing in the checkpoint, or no number"
+        raise CheckpointError("iteration", problem, "remove what is no run's from its folder")
+    return int(iteration)
 
 
 def _compare(runs: ObjectStore, name: str, settings: Mapping[str, Any]) -> None:

@@ -26,14 +26,16 @@ from l2c_ray.learning.learner import Progress
 from l2c_ray.learning.learners import make_learner
 from l2c_ray.registry import tracking
 from l2c_ray.registry.tracking import TrackedRun
+from l2c_ray.registry.versions import model_name, require_ours
 from l2c_ray.search.driver import drive
 from l2c_ray.search.frontier import finished_trials, frontier
+from l2c_ray.search.identity import claim_place
 from l2c_ray.search.leases import Ledger
 from l2c_ray.search.results import Result
 from l2c_ray.search.space import make_space
 from l2c_ray.search.storage import StudyStorage, patiently
 from l2c_ray.search.study import Objective, open_study
-from l2c_ray.storage.objects import open_store
+from l2c_ray.storage.objects import ObjectStore, open_store
 
 if TYPE_CHECKING:
     import optuna
@@ -84,10 +86,12 @@ def search(
     name = config.study.name or _fresh_name(base)
     kept = open_store(f"{open_storage(base.run.storage).address}/{name}")
     client = tracking.connect()
+    require_ours(client, model_name(pipeline.model.identity(), pipeline.solver.name, pipeline.solver.steps))
     storage = StudyStorage(name)
     cluster.connect()
     _require_room(config, base)
     study = open_study(config, name, storage)
+    patiently(lambda: _claim(study, storage, kept))
     with stops_on_sigterm(name, "study") as stopping:
         run = patiently(lambda: _track(config, base, name, storage, client))
         stopping.ask_by(lambda: run.end("KILLED"))
@@ -96,6 +100,11 @@ def search(
             _run_trials(config, study, storage, kept.address, stopping, on_status)
             publisher = Publisher(config, base, pipeline, study, kept, client, run)
             return _publish_alone(publisher, storage, on_images)
+
+
+def _claim(study: optuna.Study, storage: StudyStorage, kept: ObjectStore) -> None:
+    with storage.lock()():
+        claim_place(study, kept)
 
 
 def _track(

@@ -107,7 +107,7 @@ def plot_trials(trials: Sequence[tuple[float, float]], frontier: Sequence[tuple[
 
 
 def plot_images(rows: Sequence[tuple[str, Tensor]]) -> bytes:
-    """Rows of n images [n, 1, height, width] in [-1, 1] under one another, each with its title."""
+    """Rows of n images [n, 1 or 3, height, width] in [-1, 1] under one another, each with its title."""
     columns = len(rows[0][1])
     figure = _figure(0.9 * columns, 1.25 * len(rows))
     bands = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
@@ -115,14 +115,14 @@ def plot_images(rows: Sequence[tuple[str, Tensor]]) -> bytes:
         band.suptitle(title, x=0.01, ha="left", fontsize=9)
         for axes, image in zip(band.subplots(1, columns, squeeze=False)[0], to_pixels(images), strict=True):
             axes.set_axis_off()
-            axes.imshow(image[0].numpy(), cmap="gray", vmin=0, vmax=255)
+            axes.imshow(image.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=255)
     return _png(figure)
 
 
 def plot_samples(candidates: Sequence[Candidate], sample: SampleImages, num_classes: int) -> list[bytes]:
     """For each candidate but the first, which is the full run: the full run's images above its own, on fixed seeds.
 
-    The model must draw pictures of one channel.
+    The model must draw pixels.
     """
     seeds = range(SAMPLE_IMAGES)
     labels = [number % num_classes for number in seeds]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from l2c_ray.errors import CheckpointError, ConfigError
-from l2c_ray.schedule import Guidance
+from l2c_ray.schedule import Guidance, GuidanceRule
 
 if TYPE_CHECKING:
     from l2c_ray.models.base import CacheableTransformer
@@ -98,6 +98,16 @@ def entry_of(name: str, key: str) -> ZooEntry:
     if name not in ENTRIES:
         raise ConfigError(key, f"there is no model {name!r}", f"take one of {', '.join(ENTRIES)}")
     return ENTRIES[name]
+
+
+def guidance_of(name: str, key: str, scale: float | None, rule: GuidanceRule | None) -> Guidance:
+    """The guidance of the model's authors, in so far as no other is given; `key` is where the name was given.
+
+    Raises:
+        ConfigError: the zoo has no model of this name.
+    """
+    own = entry_of(name, key).guidance
+    return Guidance(scale=own.scale if scale is None else scale, rule=rule or own.rule)
 
 
 def embedded(name: str) -> Path:

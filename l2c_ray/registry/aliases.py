@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from l2c_ray.errors import ConflictError, RegistryError
-from l2c_ray.registry.audit import AliasMove, moves_of, utc_now, who_am_i
+from l2c_ray.registry.audit import AliasMove, moves_of, next_number, utc_now, who_am_i
 from l2c_ray.registry.mutex import exclusive
 from l2c_ray.registry.tracking import server_errors
 from l2c_ray.registry.versions import find, holder_of, missing
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities.model_registry import RegisteredModel
 
 MOST_WORDS = 500
 """Characters of a reason. A tag has room for 5000 on every database, and JSON takes six for the worst of characters."""
@@ -53,8 +54,9 @@ def move_alias(
                 f"is at {_place(current)} and no longer at {_place(expected)}, for which the move was decided",
                 "see l2c registry show for who moved it, and decide again",
             )
-        number = 1 + max((move.number for move in history(client, name)), default=0)
-        move = AliasMove(number, alias, current, to, who_am_i(), utc_now(), why[:MOST_WORDS], rollback)
+        move = AliasMove(
+            next_number(_model(client, name)), alias, current, to, who_am_i(), utc_now(), why[:MOST_WORDS], rollback
+        )
         held.require()
         # First the word, then the deed: no move is without its record, whenever this process is ended.
         client.set_registered_model_tag(name, *move.tag)
@@ -98,10 +100,14 @@ def history(client: MlflowClient, name: str) -> list[AliasMove]:
         RegistryError: there is no such model.
         UnreachableError: the registry does not answer.
     """
+    return moves_of(_model(client, name))
+
+
+def _model(client: MlflowClient, name: str) -> RegisteredModel:
     model = find(lambda: client.get_registered_model(name))
     if model is None:
         raise missing(name)
-    return moves_of(model)
+    return model
 
 
 def _set(client: MlflowClient, name: str, alias: str, to: int | None) -> None:

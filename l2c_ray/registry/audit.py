@@ -5,11 +5,17 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import re
 import socket
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ConfigDict, TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from l2c_ray.registry.records import readable
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import RegisteredModel
@@ -18,11 +24,12 @@ WHO_VARIABLE = "L2C_WHO"
 """Says who it is where the machine's user does not, as in CI."""
 
 _MOVE = "l2c.move."
+_NUMBER = re.compile(r"\d{6,12}", re.ASCII)
 _MOST_OF_A_NAME = 100
 """Characters, as a tag has no room for any number of them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
 class AliasMove:
     """One move of an alias."""
 
@@ -46,14 +53,28 @@ class AliasMove:
         content = {name: value for name, value in asdict(self).items() if name != "number"}
         return f"{_MOVE}{self.number:06d}", json.dumps(content, ensure_ascii=False)
 
-    @classmethod
-    def of_tag(cls, key: str, value: str) -> Self:
-        return cls(number=int(key.removeprefix(_MOVE)), **json.loads(value))
+
+_CONTENT: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
+_RECORD = TypeAdapter(AliasMove)
 
 
 def moves_of(model: RegisteredModel) -> list[AliasMove]:
-    """Every move of an alias of the model, the oldest first."""
-    return [AliasMove.of_tag(key, value) for key, value in sorted(model.tags.items()) if key.startswith(_MOVE)]
+    """Every move of an alias of the model that was recorded as one, the oldest first."""
+    moves = readable(model.name, model.tags, _MOVE, _move)
+    return sorted(moves.values(), key=lambda move: move.number)
+
+
+def next_number(model: RegisteredModel) -> int:
+    """Of the move that comes next: above every record's, also a damaged one's, so that none is written over."""
+    keys = (key.removeprefix(_MOVE) for key in model.tags if key.startswith(_MOVE))
+    return 1 + max((int(key) for key in keys if _NUMBER.fullmatch(key)), default=0)
+
+
+def _move(number: str, value: str) -> AliasMove:
+    """Raises ValueError for what is no record of a move."""
+    if not _NUMBER.fullmatch(number):
+        raise ValueError("it has no number")
+    return _RECORD.validate_json(json.dumps(_CONTENT.validate_json(value) | {"number": int(number)}))
 
 
 def withdrawn(moves: Sequence[AliasMove]) -> dict[str, set[int]]:
@@ -75,12 +96,7 @@ def who_am_i() -> str:
     """`$L2C_WHO`, or user@host."""
     if given := os.environ.get(WHO_VARIABLE):
         return given[:_MOST_OF_A_NAME]
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError):
-        # A container may run under a number that has no name.
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"
+    return f"{getpass.getuser()}@{socket.gethostname()}"
 
 
 def utc_now() -> str:

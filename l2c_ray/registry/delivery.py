@@ -18,6 +18,9 @@ from l2c_ray.storage import files
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+_MOST_BYTES = 1 << 30
+"""Of a file of results: it has every schedule of a run twice, and pictures of them."""
+
 
 class Results(BaseModel):
     """All that the MLflow run and the registry are told at the end."""
@@ -101,7 +104,7 @@ def _require_an_answer(client: MlflowClient) -> None:
 
 def _read(path: Path) -> Results:
     try:
-        return Results.model_validate_json(files.read_text(path))
+        return Results.model_validate_json(files.read_text(path, _MOST_BYTES))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"

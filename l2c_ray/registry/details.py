@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel, ConfigDict
+
 from l2c_ray.registry.aliases import history
 from l2c_ray.registry.audit import AliasMove, utc_now, who_am_i
 from l2c_ray.registry.lineage import PREFIX as LINEAGE
+from l2c_ray.registry.records import readable
 from l2c_ray.registry.tracking import server_errors
 from l2c_ray.registry.versions import RegisteredVersion
 
@@ -18,6 +21,26 @@ if TYPE_CHECKING:
 
 _METRIC = "metric."
 _GATE = "gate."
+
+
+class _Check(BaseModel):
+    """One check of a gate, in so far as it is told to a person; there is more in it."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    name: str
+    passed: bool
+    finding: str
+
+
+class _Verdict(BaseModel):
+    """A gate's verdict, in so far as it is told to a person; there is more in it."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    passed: bool
+    when: str
+    checks: list[_Check]
 
 
 @dataclass(frozen=True)
@@ -48,9 +71,9 @@ def details(client: MlflowClient, version: RegisteredVersion) -> VersionDetails:
     moves = history(client, version.name)
     return VersionDetails(
         version=version,
-        lineage=_of(LINEAGE, tags),
-        metrics={name: float(value) for name, value in _of(_METRIC, tags).items()},
-        gates={alias: json.loads(value) for alias, value in _of(_GATE, tags).items()},
+        lineage=readable(version.uri, tags, LINEAGE, lambda _, value: value),
+        metrics=readable(version.uri, tags, _METRIC, lambda _, value: float(value)),
+        gates=readable(version.uri, tags, _GATE, lambda _, value: _Verdict.model_validate_json(value).model_dump()),
         moves=[move for move in moves if version.version in (move.before, move.after)],
     )
 
@@ -66,8 +89,3 @@ def record_verdict(
     """
     verdict = {"passed": passed, "when": utc_now(), "who": who_am_i(), **content}
     client.set_model_version_tag(version.name, str(version.version), _GATE + alias, json.dumps(verdict))
-
-
-def _of(prefix: str, tags: Mapping[str, str]) -> dict[str, str]:
-    """The tags of this prefix, without it."""
-    return {key.removeprefix(prefix): value for key, value in sorted(tags.items()) if key.startswith(prefix)}

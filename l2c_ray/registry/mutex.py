@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ LEASE_SECONDS = 30.0
 
 _MOST_SECONDS = 10 * LEASE_SECONDS
 _POLL_SECONDS = 0.2
+_TOKEN = re.compile(r"[\w-]{1,64}", re.ASCII)
 
 _log = logging.getLogger(__name__)
 
@@ -112,16 +114,19 @@ def _token(client: MlflowClient, lock: str) -> str | None:
     from mlflow.exceptions import MlflowException
 
     try:
-        description = client.get_registered_model(lock).description
+        model = client.get_registered_model(lock)
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return None
         raise
     try:
-        return str(json.loads(description or "")["token"])
-    except (ValueError, KeyError, TypeError):
-        # Made by hand; it is broken as any other.
-        return "unknown"
+        token = json.loads(model.description or "")["token"]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        token = None
+    if isinstance(token, str) and _TOKEN.fullmatch(token):
+        return token
+    # Made by hand. It is broken as any other, by a name that only this one has.
+    return f"unknown-{model.creation_timestamp}"
 
 
 def _break(client: MlflowClient, lock: str, token: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from l2c_ray.caching.pictures import Pictures, are_pixels
 from l2c_ray.caching.pipeline import Pipeline, to_pixels
 from l2c_ray.errors import ScheduleError
 from l2c_ray.models import zoo
@@ -18,19 +19,21 @@ if TYPE_CHECKING:
     import pandas as pd
     from mlflow.models import ModelSignature
 
-MODEL_CONFIG: dict[str, str | None] = {"checkpoint": None}
-"""What `mlflow.pyfunc.load_model(..., model_config=...)` may set: a folder of weights in diffusers' layout."""
+MODEL_CONFIG: dict[str, str | None] = {"checkpoint": None, "vae": None}
+"""What `mlflow.pyfunc.load_model(..., model_config=...)` may set: a folder of weights in diffusers' layout, and for a
+model of latents the folder of its AutoencoderKL."""
 
 
 class ScheduledModel:
     """The model of a schedule, run by it."""
 
-    def __init__(self, schedule: Schedule, checkpoint: Path | None = None) -> None:
-        """Loads the weights in the folder `checkpoint`, or the embedded ones.
+    def __init__(self, schedule: Schedule, checkpoint: Path | None = None, vae: Path | None = None) -> None:
+        """Loads the weights in the folder `checkpoint`, or the embedded ones, and the autoencoder in `vae`.
 
         Raises:
             ScheduleError: the schedule was learned with other weights.
-            CheckpointError: the folder does not hold the model's weights.
+            ConfigError: the model makes latents, and `vae` is missing or decodes others.
+            CheckpointError: a folder does not hold the weights that it should.
         """
         self.schedule = schedule
         model = zoo.load(schedule.model.name, checkpoint)
@@ -42,25 +45,29 @@ class ScheduledModel:
             )
         solver = make_solver(schedule.sampler.name, schedule.sampler.steps, model)
         self._pipeline = Pipeline(model, solver, schedule.sampler.guidance)
+        self._pictures = Pictures(model, vae, "model_config.vae")
 
     def predict(self, model_input: pd.DataFrame) -> np.ndarray:
-        """Images [n, channels, height, width], uint8, for the rows' columns `label` and `seed`."""
+        """Pictures [n, 1 or 3, height, width], uint8, for the rows' columns `label` and `seed`."""
         labels, seeds = model_input["label"].tolist(), model_input["seed"].tolist()
-        return to_pixels(self._pipeline.generate(labels, seeds, self.schedule)).numpy()
+        samples = self._pipeline.generate(labels, seeds, self.schedule)
+        return to_pixels(self._pictures.of(samples)).numpy()
 
 
 def signature(image_shape: tuple[int, int, int]) -> ModelSignature:
-    """Of `ScheduledModel.predict`."""
+    """Of `ScheduledModel.predict`: pixels come out as they are sampled, latents as colours of any size."""
     import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
     inputs = Schema([ColSpec(DataType.long, "label"), ColSpec(DataType.long, "seed")])
-    return ModelSignature(inputs, Schema([TensorSpec(np.dtype(np.uint8), (-1, *image_shape))]))
+    shape = image_shape if are_pixels(image_shape) else (3, -1, -1)
+    return ModelSignature(inputs, Schema([TensorSpec(np.dtype(np.uint8), (-1, *shape))]))
 
 
 def _load_pyfunc(data_path: str, model_config: Mapping[str, str | None] = MODEL_CONFIG) -> ScheduledModel:
     """MLflow's entry point; `data_path` is the schedule's file."""
     schedule = Schedule.from_json(read_text(Path(data_path)), source=data_path)
-    checkpoint = model_config["checkpoint"]
-    return ScheduledModel(schedule, Path(checkpoint) if checkpoint else None)
+    # A version keeps the keys that it was registered with.
+    checkpoint, vae = (model_config.get(key) for key in MODEL_CONFIG)
+    return ScheduledModel(schedule, Path(checkpoint) if checkpoint else None, Path(vae) if vae else None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
+import warnings
 from collections.abc import Mapping
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -27,6 +28,7 @@ from l2c_ray.registry.versions import (
     model_name,
     read,
     read_all,
+    require_ours,
 )
 from l2c_ray.schedule import Quality, Schedule
 
@@ -68,7 +70,7 @@ def register(client: MlflowClient, asked: Registration) -> RegisteredVersion:
     gate.
 
     Raises:
-        RegistryError: the schedule's error has not been measured.
+        RegistryError: the schedule's error has not been measured, or its name is another program's.
         UnreachableError: the registry does not answer.
     """
     schedule = asked.schedule
@@ -76,6 +78,7 @@ def register(client: MlflowClient, asked: Registration) -> RegisteredVersion:
     if quality is None or "mse" not in quality.metrics:
         raise RegistryError("quality", "the schedule's error was not measured", "measure it before registering it")
     name = model_name(schedule.model, schedule.sampler.name, schedule.sampler.steps)
+    require_ours(client, name)
     with unless_there():
         client.create_registered_model(name, description="Caching schedules, one version each")
     registered = _known(client, name, schedule) or _create(client, name, asked, _tags(asked, quality))
@@ -113,7 +116,6 @@ def _known(client: MlflowClient, name: str, schedule: Schedule) -> RegisteredVer
 
 def _create(client: MlflowClient, name: str, asked: Registration, tags: Mapping[str, str]) -> RegisteredVersion:
     """The version appears when everything of it is there."""
-    import pandas as pd
     from mlflow import pyfunc, start_run
 
     from l2c_ray.evaluation.plots import plot_schedule
@@ -123,16 +125,21 @@ def _create(client: MlflowClient, name: str, asked: Registration, tags: Mapping[
     beside = {CONFIG_FILE: json.dumps(dict(lineage.config), indent=1).encode(), HEATMAP_FILE: plot_schedule(schedule)}
     if asked.samples:
         beside[SAMPLES_FILE] = asked.samples
-    with tempfile.TemporaryDirectory() as folder, start_run(run_id=lineage.run_id):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        start_run(run_id=lineage.run_id),
+        warnings.catch_warnings(),
+    ):
         path = Path(folder, SCHEDULE_FILE)
         path.write_text(schedule.to_json())
+        # With an example MLflow would sample here, with weights that a version does not bring along.
+        warnings.filterwarnings("ignore", ".*An input example was not provided", UserWarning)
         logged = pyfunc.log_model(
             name="schedule",
             loader_module="l2c_ray.registry.pyfunc",
             data_path=str(path),
             model_config=MODEL_CONFIG,
             signature=signature(asked.image_shape),
-            input_example=pd.DataFrame({"label": [3], "seed": [7]}),
             pip_requirements=[f"l2c_ray=={installed_version('l2c_ray')}"],
         )
     with tempfile.TemporaryDirectory() as folder:

@@ -58,6 +58,8 @@ def connect() -> MlflowClient:
     uri = tracking_uri()
     for name, value in _CLIENT_SETTINGS.items():
         os.environ.setdefault(name, value)
+    # It tells of every table that it makes in a new database.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     if uri.startswith("sqlite:"):
         _require_database(uri)
 
@@ -130,12 +132,13 @@ class TrackedRun:
         """Finds or makes the run.
 
         Raises:
-            ConfigError: the experiment was deleted.
+            ConfigError: the experiment was deleted, or the run is that of a job of another kind.
         """
         self._client = client
         experiment_id = _experiment_id(client, experiment)
         found = client.search_runs([experiment_id], f"tags.`{RUN_NAME_TAG}` = '{name}'", max_results=1)
         if found:
+            _require_the_same_job(name, config, found[0].data.params)
             self.id: str = found[0].info.run_id
             client.update_run(self.id, status="RUNNING")
         else:
@@ -202,6 +205,14 @@ def _experiment_id(client: MlflowClient, name: str) -> str:
         restore = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
         raise ConfigError("run.experiment", f"{name} was deleted", f"choose another name or restore it with {restore}")
     return str(experiment.experiment_id)
+
+
+def _require_the_same_job(name: str, config: Mapping[str, Any], params: Mapping[str, str]) -> None:
+    """Jobs of two kinds have no table of their configs in common."""
+    theirs = {key.partition(".")[0] for key in params}
+    if config and theirs and theirs.isdisjoint(config):
+        problem = f"is the MLflow run of another kind of job, with settings of {', '.join(sorted(theirs))[:200]}"
+        raise ConfigError(f"run {name}", problem, "choose another run.name or study.name")
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -104,6 +105,24 @@ def list_versions(client: MlflowClient) -> list[RegisteredVersion]:
     if others:
         _log.warning("left out %d versions that are no schedules, for instance %s", len(others), others[0])
     return sorted(versions, key=lambda version: (version.name, -version.version))
+
+
+@server_errors()
+def require_ours(client: MlflowClient, name: str) -> None:
+    """Refuses to add schedules to what another program keeps under this name.
+
+    Raises:
+        RegistryError: it is a prompt, or a registered model whose versions are all of another kind.
+        UnreachableError: the registry does not answer.
+    """
+    remedy = "rename it there, or set MLFLOW_TRACKING_URI to another registry"
+    if client.get_prompt(name) is not None:
+        raise RegistryError(name, "is a prompt in the registry, so no schedules can have the name", remedy)
+    versions = client.search_model_versions(f"name = '{name}'")
+    if versions and not any("sha256" in version.tags for version in versions):
+        raise RegistryError(
+            name, "is another program's model in the registry: none of its versions is a schedule", remedy
+        )
 
 
 @server_errors()
@@ -264,8 +283,8 @@ def read(client: MlflowClient, found: ModelVersion) -> RegisteredVersion:
             version=int(found.version),
             aliases=(),
             sha256=tags["sha256"],
-            compute_share=float(tags["compute_share"]),
-            mse=float(tags["metric.mse"]),
+            compute_share=_finite(tags, "compute_share"),
+            mse=_finite(tags, "metric.mse"),
             weights_sha256=tags["weights_sha256"],
             guidance=tags["guidance"],
             protocol=tags["protocol"],
@@ -280,3 +299,11 @@ def read(client: MlflowClient, found: ModelVersion) -> RegisteredVersion:
     # A search leaves the aliases out.
     whole: Any = client.get_model_version(version.name, str(version.version))
     return replace(version, aliases=tuple(sorted(whole.aliases)))
+
+
+def _finite(tags: Mapping[str, str], key: str) -> float:
+    """Raises KeyError or ValueError for a tag that is no number: NaN is neither better nor worse than any other."""
+    value = float(tags[key])
+    if not math.isfinite(value):
+        raise ValueError(f"its tag {key} is {value}")
+    return value

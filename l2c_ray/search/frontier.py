@@ -31,7 +31,8 @@ class FinishedTrial:
 def finished_trials(study: optuna.Study, objective: Objective) -> list[FinishedTrial]:
     """All trials that came to a measured schedule, in their order."""
     complete = patiently(lambda: study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-    return [_read(trial, objective) for trial in complete]
+    # Another program may have added some of its own while the search goes on.
+    return [_read(trial, objective) for trial in complete if trial.user_attrs.keys() >= set(_MEASURED)]
 
 
 def frontier(trials: list[FinishedTrial]) -> list[FinishedTrial]:

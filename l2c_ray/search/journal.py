@@ -1,10 +1,12 @@
 """The file of a study that has no database: Optuna's journal, which stays readable whatever it was written on."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
+from l2c_ray.errors import StorageError
 from l2c_ray.storage.files import cannot_be_written
 
 _DEAD_WRITERS_SECONDS = 5
@@ -16,14 +18,26 @@ class Journal(JournalFileBackend):
 
     Raises:
         StorageError: by whatever writes, where the disk is full or the file may not be written; the line is not in it.
+            By whatever reads, where a line of it is damaged.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        if path.exists() and not path.is_file():
+            raise StorageError(str(path), "is no ordinary file", "remove it or choose another study.name")
         self._writers_lock = JournalFileSymlinkLock(str(path), grace_period=_DEAD_WRITERS_SECONDS)
         with cannot_be_written(path):
             super().__init__(str(path), self._writers_lock)
             self._take_back_half_a_line()
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        try:
+            for number, entry in enumerate(super().read_logs(log_number_from), start=log_number_from + 1):
+                if not isinstance(entry, dict) or "op_code" not in entry:
+                    raise ValueError(f"line {number} is no entry")
+                yield entry
+        except (OSError, ValueError, RecursionError) as error:
+            raise damaged(self._path, error) from error
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         with cannot_be_written(self._path):
@@ -40,3 +54,9 @@ class Journal(JournalFileBackend):
                 file.truncate(file.read().rfind(b"\n") + 1)
         finally:
             self._writers_lock.release()
+
+
+def damaged(path: Path, error: Exception) -> StorageError:
+    """For a journal that cannot be read."""
+    problem = f"is no journal of a study or is damaged ({type(error).__name__}: {error})"
+    return StorageError(str(path), problem, "move it away or choose another study.name")

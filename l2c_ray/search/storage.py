@@ -8,17 +8,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import optuna
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import OptunaError, StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from sqlalchemy import URL, Engine, create_engine, make_url, text
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy import URL, Engine, create_engine, inspect, make_url, text
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, SQLAlchemyError
 
-from l2c_ray.errors import ConfigError, UnreachableError
+from l2c_ray.errors import ConfigError, L2CError, SearchError, StorageError, UnreachableError
 from l2c_ray.registry.tracking import reason
-from l2c_ray.search.journal import Journal
+from l2c_ray.search.journal import Journal, damaged
 from l2c_ray.storage.files import home, make_writable
 
 STORAGE_VARIABLE = "L2C_STUDY_STORAGE"
@@ -54,7 +54,8 @@ class StudyStorage:
 
         Raises:
             ConfigError: the address is none, or one of another kind of database.
-            StorageError: the folder of a file cannot be written.
+            StorageError: the folder of a file cannot be written, a journal is damaged, or the database is none that can
+                keep studies.
             UnreachableError: the database does not answer.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -77,13 +78,33 @@ class StudyStorage:
         return lambda: _held_on_file(path, patience)
 
     def _open(self) -> BaseStorage:
-        if self._url is None:
-            return JournalStorage(Journal(self._folder / f"{self._name}.journal"))
+        return self._open_journal() if self._url is None else self._open_database(self._url)
+
+    def _open_journal(self) -> BaseStorage:
+        path = self._folder / f"{self._name}.journal"
+        try:
+            return JournalStorage(Journal(path))
+        except L2CError:
+            raise
+        except Exception as error:
+            # What Optuna makes of lines that are JSON, but of no study, may be any error.
+            raise damaged(path, error) from error
+
+    def _open_database(self, url: URL) -> BaseStorage:
         # Two drivers that make the tables at the same time would get into each other's way.
         with self.lock("tables")():
-            url = self._url.render_as_string(hide_password=False)
-            ours = {} if self._engine is None else {"connect_args": _CONNECTION}
-            return RDBStorage(url, engine_kwargs={"pool_pre_ping": True, **ours})
+            address = url.render_as_string(hide_password=False)
+            options: dict[str, Any] = {"pool_pre_ping": True}
+            if self._engine is not None:
+                options["connect_args"] = _CONNECTION
+            try:
+                _require_studies_or_nothing(create_engine(address, **options))
+                return RDBStorage(address, engine_kwargs=options)
+            except (OperationalError, InterfaceError, StorageInternalError, L2CError):
+                raise
+            except Exception as error:
+                # Of SQLAlchemy, Alembic or Optuna.
+                raise _no_place_for_studies(reason(error)) from error
 
     @staticmethod
     def _lock_engine(url: URL) -> Engine | None:
@@ -92,11 +113,27 @@ class StudyStorage:
         return create_engine(url, isolation_level="AUTOCOMMIT", pool_pre_ping=True, connect_args=_CONNECTION)
 
 
+def _require_studies_or_nothing(engine: Engine) -> None:
+    """Raises StorageError: the database has another program's tables, which numbers their versions in the same place.
+
+    Optuna would add its own, and find the other's number.
+    """
+    tables = inspect(engine).get_table_names()
+    engine.dispose()
+    if "alembic_version" in tables and "studies" not in tables:
+        raise _no_place_for_studies("it holds the tables of another program")
+
+
+def _no_place_for_studies(problem: str) -> StorageError:
+    return StorageError(STORAGE_VARIABLE, f"studies cannot be kept there ({problem})", "name another database")
+
+
 def patiently(operation: Callable[[], T], seconds: float = PATIENCE_SECONDS) -> T:
     """What the operation gives, tried again while the database is away; it must be one that may be repeated.
 
     Raises:
         UnreachableError: it was away for so many seconds.
+        SearchError: the study was deleted or changed by another program.
     """
     deadline = math.inf
     while True:
@@ -113,6 +150,9 @@ def patiently(operation: Callable[[], T], seconds: float = PATIENCE_SECONDS) -> 
                     "start or mend it and run the same again, which goes on with the study",
                 ) from error
             time.sleep(_RETRY_SECONDS)
+        except (OptunaError, KeyError) as error:
+            problem = f"cannot be gone on with, as if another program had deleted or changed it ({reason(error)})"
+            raise SearchError("the study", problem, "choose another study.name") from error
 
 
 def _address() -> URL | None:

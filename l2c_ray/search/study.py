@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
@@ -11,12 +10,11 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISample
 
 from l2c_ray.config.search import ObjectiveSection, PrunerName, SamplerName, SearchConfig
 from l2c_ray.data.seeding import draw_seed
-from l2c_ray.errors import ConfigError
+from l2c_ray.search.identity import DRIVERS, SETTINGS, lasting_settings, require_the_same
 from l2c_ray.search.results import Point
+from l2c_ray.search.space import make_space
 from l2c_ray.search.storage import StudyStorage, patiently
 
-_SETTINGS, _DRIVERS = "settings", "drivers"
-"""User attributes of the study."""
 _LEAST_RANDOM, _MOST_RANDOM = 4, 16
 
 _SAMPLERS: dict[SamplerName, Callable[[int, int, int], BaseSampler]] = {
@@ -80,7 +78,8 @@ def open_study(config: SearchConfig, name: str, storage: StudyStorage) -> optuna
     """Begins the study or goes on with it; each driver draws from a seed of its own, the first from the config's.
 
     Raises:
-        ConfigError: the study was begun with another space, objective, or base of its trials.
+        ConfigError: the study of this name is another program's, or was begun with another space, objective, or base of
+            its trials; nothing was changed.
         UnreachableError: the database was away for too long.
     """
     objective = Objective(config.objective)
@@ -94,10 +93,11 @@ def open_study(config: SearchConfig, name: str, storage: StudyStorage) -> optuna
                 load_if_exists=True,
                 pruner=_PRUNERS[config.study.pruner](),
             )
-            _require_the_same(study, _lasting_settings(config))
+            require_the_same(study, config, make_space(config.space), len(objective.names))
+            study.set_user_attr(SETTINGS, lasting_settings(config))
             _name_metrics(study, objective.names)
-            drivers: int = study.user_attrs.get(_DRIVERS, 0)
-            study.set_user_attr(_DRIVERS, drivers + 1)
+            drivers: int = study.user_attrs.get(DRIVERS, 0)
+            study.set_user_attr(DRIVERS, drivers + 1)
             study.sampler = _make_sampler(config, draw_seed(config.study.seed, "sampler", drivers))
             return study
 
@@ -118,17 +118,3 @@ def _make_sampler(config: SearchConfig, seed: int) -> BaseSampler:
         warnings.simplefilter("ignore", ExperimentalWarning)
         # Numpy takes 32 bits.
         return _SAMPLERS[config.study.sampler](seed % 2**32, first, points)
-
-
-def _lasting_settings(config: SearchConfig) -> dict[str, Any]:
-    """What a study keeps from its first driver to its last."""
-    return config.model_dump(mode="json", include={"learn", "space", "objective", "derive"})
-
-
-def _require_the_same(study: optuna.Study, settings: dict[str, Any]) -> None:
-    before = study.user_attrs.get(_SETTINGS, settings)
-    for table, value in settings.items():
-        if before.get(table) != value:
-            problem = f"study {study.study_name} was begun with another [{table}]"
-            raise ConfigError("study.name", problem, "choose another name or the same settings")
-    study.set_user_attr(_SETTINGS, settings)

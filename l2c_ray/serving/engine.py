@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from l2c_ray.caching.pictures import Pictures
 from l2c_ray.caching.pipeline import Pipeline, encode_png
 from l2c_ray.config.serving import FULL, ServingConfig
 from l2c_ray.errors import InvalidInputError
@@ -40,13 +41,16 @@ class Engine:
         """Loads the weights and the schedule, and begins to follow the alias.
 
         Raises:
-            L2CError: the registry does not answer, no version has the alias, or it was made for another model.
+            L2CError: the registry does not answer, no version has the alias, or it was made for another model; or the
+                model makes latents, which nothing decodes.
         """
         self._config = config
-        client = tracking.connect()
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model = zoo.load(config.model, Path(config.checkpoint) if config.checkpoint else None, device)
         self._solver = make_solver(config.sampler, config.steps, self._model)
+        self._guidance = zoo.guidance_of(config.model, "model", config.guidance_scale, config.guidance_rule)
+        self._pictures = Pictures(self._model, Path(config.vae) if config.vae else None, "vae", device)
+        client = tracking.connect()
         name = model_name(self._model.identity(), config.sampler, config.steps)
         self._alias = AliasFollower(client, name, config.alias, self._require_fit)
         self._alias.start(config.refresh_seconds)
@@ -65,15 +69,15 @@ class Engine:
         served = self._alias.served
         full = request.model == FULL
         seeds = range(request.seed, request.seed + request.n)
-        pipeline = Pipeline(self._model, self._solver, served.schedule.sampler.guidance)
-        images = pipeline.generate([request.label] * request.n, seeds, None if full else served.schedule)
+        schedule, guidance = (None, self._guidance) if full else (served.schedule, served.schedule.sampler.guidance)
+        samples = Pipeline(self._model, self._solver, guidance).generate([request.label] * request.n, seeds, schedule)
         return GenerationResponse(
             created=int(time.time()),
             model=FULL if full else self._config.alias,
             schedule=None if full else _described(served.version),
             data=[
                 GeneratedImage(b64_json=base64.b64encode(encode_png(image)).decode(), seed=seed)
-                for image, seed in zip(images, seeds, strict=True)
+                for image, seed in zip(self._pictures.of(samples), seeds, strict=True)
             ],
         )
 
@@ -94,7 +98,7 @@ class Engine:
             raise UnfitRequestError("label", f"{request.label} is not a class", f"take 0..{classes - 1}")
         if request.n > self._config.max_images:
             raise UnfitRequestError("n", f"{request.n} are too many images", f"take 1..{self._config.max_images}")
-        _, height, width = self._model.image_shape
+        _, height, width = self._pictures.shape
         if request.size not in (None, f"{width}x{height}"):
             raise UnfitRequestError("size", f"{request.size!r} is not the model's", f"take {width}x{height}")
 

@@ -121,6 +121,12 @@ def test_malformed_body_unknown_route_and_method(service: httpx.Client) -> None:
         assert answer.json()["error"]["message"]
 
 
+def test_request_for_another_hosts_name_is_refused(service: httpx.Client) -> None:
+    answer = service.post("/v1/images/generations", json={"label": 1}, headers={"host": "evil.example:8000"})
+    assert answer.status_code == 403
+    assert answer.json()["error"]["code"] == "host_not_allowed"
+
+
 def test_health_answers_while_images_are_sampled(service: httpx.Client) -> None:
     sampling = threading.Thread(
         target=lambda: service.post("/v1/images/generations", json={"label": 1, "n": 64, "model": "full"})

@@ -18,12 +18,13 @@ from lineages import add
 from mlflow import MlflowClient
 from real_database import Database, running_database
 from real_object_store import BUCKET, ObjectServer, running_object_server
+from tiny_models import tiny_dit
 from unit_factories import GUIDANCE, L2C, Finished, Refused, measured_schedule
 
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.cli.main import main
 from l2c_ray.models import zoo
-from l2c_ray.models.base import CacheableTransformer
+from l2c_ray.models.base import CacheableTransformer, ZooEntry
 from l2c_ray.policies.fixed_interval import fixed_interval
 from l2c_ray.registry import tracking
 from l2c_ray.registry.tracking import TrackedRun
@@ -64,6 +65,15 @@ def digits_pipeline(digits_model: CacheableTransformer) -> Pipeline:
 def half(digits_pipeline: Pipeline) -> Schedule:
     """A schedule for `digits_pipeline` that reuses everything at every second step."""
     return measured_schedule(digits_pipeline, fixed_interval(4, 24, 2))
+
+
+@pytest.fixture
+def latents(monkeypatch: pytest.MonkeyPatch) -> Pipeline:
+    """A model of latents with its sampler, which the zoo has under the name `tiny` for whatever checkpoint."""
+    model = tiny_dit(channels=4)
+    entry = ZooEntry(load=lambda *_: model, build=lambda _: model, sampler="ddim", guidance=GUIDANCE)
+    monkeypatch.setitem(zoo.ENTRIES, "tiny", entry)
+    return Pipeline(model, make_solver("ddim", 4, model), GUIDANCE)
 
 
 @pytest.fixture(scope="session")

@@ -6,16 +6,19 @@ from datetime import UTC, datetime
 
 import alias_mover
 import pytest
+from hypothesis import given
 from lineages import add
 from mlflow import MlflowClient
+from mlflow.entities.model_registry import RegisteredModel, RegisteredModelTag
 from mlflow.exceptions import MlflowException
+from mutations import fuzzed, mutated
 from registry_factories import NAME, measured
 
 from l2c_ray.distributed.promotion import Proposal, Verdict, move_aliases
 from l2c_ray.errors import ConflictError, RegistryError, UnreachableError
 from l2c_ray.evaluation.gate import Check
 from l2c_ray.registry.aliases import history, move_alias, roll_back
-from l2c_ray.registry.audit import WHO_VARIABLE, AliasMove, who_am_i, withdrawn
+from l2c_ray.registry.audit import WHO_VARIABLE, AliasMove, moves_of, withdrawn
 from l2c_ray.registry.mutex import LOCK_PREFIX, exclusive
 from l2c_ray.registry.tracking import TrackedRun
 from l2c_ray.registry.versions import get_version, holder_of, list_versions
@@ -218,9 +221,46 @@ def test_holder_that_was_held_up_neither_writes_nor_takes_the_next_ones_lock(cli
     assert "next" in client.get_registered_model(LOCK).description
 
 
-def test_who_has_a_name_without_an_entry_for_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unknown() -> str:
-        raise KeyError("uid not found")
+@pytest.mark.usefixtures("versions")
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("l2c.move.000002", "{"),
+        ("l2c.move.000002", "[1, 2]"),
+        ("l2c.move.000002", '{"alias": "fast"}'),
+        ("l2c.move.000002", '{"alias": "fast", "before": "1", "after": 2, "who": "x", "when": "y", "why": "z"}'),
+        ("l2c.move.000002", "[" * 2000),
+        ("l2c.move.second", "{}"),
+        ("l2c.move.", "{}"),
+    ],
+)
+def test_damaged_record_of_a_move_is_named_once_and_blocks_nothing(
+    client: MlflowClient, caplog: pytest.LogCaptureFixture, key: str, value: str
+) -> None:
+    client.set_registered_model_tag(NAME, key, value)
+    move(client, 2, None)
+    move(client, 3, 2)
+    assert roll_back(client, NAME, "fast", "").after == 2
+    assert [each.after for each in history(client, NAME) if each.alias == "fast"] == [2, 3, 2]
+    assert client.get_registered_model(NAME).tags[key] == value
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith(f"{NAME}: its tag {key} is no record of l2c_ray and is passed over")
 
-    monkeypatch.setattr("getpass.getuser", unknown)
-    assert re.fullmatch(r"\d+@\S+", who_am_i())
+
+@fuzzed
+@given(mutated(AliasMove(3, "fast", None, 2, "me@there", "2026-01-01T00:00:00+00:00", "why").tag[1].encode()))
+def test_record_of_a_move_is_a_move_or_passed_over(value: bytes) -> None:
+    model = RegisteredModel(NAME, tags=[RegisteredModelTag("l2c.move.000003", value.decode(errors="replace"))])
+    for each in moves_of(model):
+        assert (each.number, type(each.alias), type(each.why)) == (3, str, str)
+
+
+@pytest.mark.usefixtures("versions")
+@pytest.mark.parametrize("description", ['{"token": "a/b:c"}', "", "{", '{"token": 3}'])
+def test_lock_whose_token_is_no_name_is_broken_again_and_again(client: MlflowClient, description: str) -> None:
+    for _ in range(2):
+        client.create_registered_model(LOCK, description=description)
+        with exclusive(client, NAME, lease_seconds=0.2):
+            pass
+    left = [model.name for model in client.search_registered_models() if model.name.startswith(LOCK)]
+    assert len(left) == 2

@@ -142,10 +142,10 @@ def test_champion_stays_when_the_server_cannot_say_who_it_is(
 def test_version_of_others_that_is_champion_stays_so_and_that_is_told(
     client: MlflowClient, run: TrackedRun, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client.create_registered_model(NAME)
+    add(client, run, measured())
     foreign = add_foreign(client, run, NAME)
     client.set_registered_model_alias(NAME, CHAMPION, str(foreign))
     with caplog.at_level(logging.WARNING):
-        assert add(client, run, measured()).aliases == ()
+        assert add(client, run, measured(cached=500)).aliases == ()
     assert f"models:/{NAME}/{foreign}" in caplog.text
     assert client.get_model_version_by_alias(NAME, CHAMPION).version == foreign

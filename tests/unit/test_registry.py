@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from lineages import add
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from registry_factories import NAME, PROTOCOL, add_foreign, measured
 from unit_factories import small_schedule
 
@@ -186,3 +187,31 @@ def test_artifact_holds_no_pickle(client: MlflowClient, run: TrackedRun, registr
     for path in files:
         assert path.suffix not in {".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib"}
         assert not path.read_bytes().startswith(b"\x80")
+
+
+@pytest.mark.parametrize("tag", ["metric.mse", "compute_share"])
+@pytest.mark.parametrize("value", ["nan", "inf", "much"])
+def test_version_without_a_finite_error_and_cost_is_no_schedule(
+    client: MlflowClient, run: TrackedRun, tag: str, value: str
+) -> None:
+    add(client, run, measured())
+    client.set_model_version_tag(NAME, "1", tag, value)
+    with pytest.raises(RegistryError, match="is not a schedule"):
+        get_version(client, NAME, 1)
+
+
+def test_name_of_a_prompt_is_refused_and_the_prompt_stays_as_it_is(client: MlflowClient, run: TrackedRun) -> None:
+    client.register_prompt(NAME, "Draw a {{digit}}")
+    with pytest.raises(RegistryError, match="is a prompt in the registry"):
+        add(client, run, measured())
+    assert client.get_prompt_version(NAME, 1).template == "Draw a {{digit}}"
+    with pytest.raises(MlflowException, match="version=2\\) not found"):
+        client.get_prompt_version(NAME, 2)
+
+
+def test_name_of_another_programs_model_is_refused_and_gets_no_version(client: MlflowClient, run: TrackedRun) -> None:
+    client.create_registered_model(NAME)
+    add_foreign(client, run, NAME, stage="production")
+    with pytest.raises(RegistryError, match="another program's model"):
+        add(client, run, measured())
+    assert len(client.search_model_versions(f"name = '{NAME}'")) == 1

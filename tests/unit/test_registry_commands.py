@@ -259,3 +259,23 @@ def test_grid_of_samples_has_a_picture_for_each_schedule(digits_pipeline: Pipeli
     first, again = (plot_samples(candidates, sampler, 10) for _ in range(2))
     assert first == again
     assert [picture.startswith(PNG) for picture in first] == [True]
+
+
+@pytest.mark.parametrize(
+    ("tag", "value"),
+    [
+        ("gate.fast", "{"),
+        ("gate.fast", '{"passed": true, "when": "then", "checks": [{"name": "error"}]}'),
+        ("gate.fast", '{"passed": 1}'),
+        ("metric.speedup", "twice"),
+        ("metric.speedup", ""),
+    ],
+)
+def test_damaged_tag_is_left_out_of_what_is_told(
+    l2c: L2C, client: MlflowClient, first: RegisteredVersion, tag: str, value: str
+) -> None:
+    client.set_model_version_tag(NAME, "1", tag, value)
+    told = asked(l2c, "registry", "show", f"{NAME}/1")
+    assert told["gates"] == {}
+    assert told["metrics"].get("speedup") == (None if tag == "metric.speedup" else 1.9)
+    assert first.uri in l2c("registry", "show", f"{NAME}/1").out

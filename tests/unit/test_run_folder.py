@@ -37,13 +37,26 @@ def test_run_goes_on_with_the_same_settings_from_its_last_checkpoint(runs: Objec
     assert go_on_with(runs, "mine", SETTINGS, 20) == 10
 
 
-def test_file_that_is_no_learners_state_does_not_count(runs: ObjectStore, folder: Path) -> None:
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"other": torch.tensor(5)},
+        {"iteration": torch.tensor([5, 6])},
+        {"iteration": torch.tensor(float("nan"))},
+        {"iteration": torch.tensor(-5)},
+    ],
+)
+def test_file_that_is_no_learners_state_does_not_count(
+    runs: ObjectStore, folder: Path, state: dict[str, torch.Tensor]
+) -> None:
+    go_on_with(runs, "mine", SETTINGS, 10)
     checkpoint(folder, 4)
-    write_tensors(folder / "checkpoint_5" / "state.safetensors", {"other": torch.tensor(5)})
+    write_tensors(folder / "checkpoint_5" / "state.safetensors", state)
     assert go_on_with(runs, "mine", SETTINGS, 10) == 4
 
 
 def test_checkpoint_that_was_cut_off_does_not_count(runs: ObjectStore, folder: Path) -> None:
+    go_on_with(runs, "mine", SETTINGS, 10)
     checkpoint(folder, 4)
     checkpoint(folder, 5)
     (folder / "checkpoint_5" / "state.safetensors").write_bytes(b"\x08")
@@ -60,6 +73,7 @@ def test_settings_that_are_none_are_told(runs: ObjectStore, folder: Path, text: 
 
 
 def test_fewer_iterations_than_were_done_are_refused(runs: ObjectStore, folder: Path) -> None:
+    go_on_with(runs, "mine", SETTINGS, 10)
     checkpoint(folder, 10)
     with pytest.raises(ConfigError) as caught:
         go_on_with(runs, "mine", SETTINGS, 9)
@@ -73,6 +87,13 @@ def test_other_settings_are_refused_and_the_first_ones_kept(runs: ObjectStore) -
     for _ in range(2):
         with pytest.raises(ConfigError, match=r"run mine was begun with seed = 0, not 1"):
             go_on_with(runs, "mine", SETTINGS | {"seed": 1}, 10)
+
+
+def test_folder_that_is_no_runs_is_refused_and_left_as_it_is(runs: ObjectStore, folder: Path) -> None:
+    checkpoint(folder, 4)
+    with pytest.raises(ConfigError, match=rf"run.name: {folder} has something in it"):
+        go_on_with(runs, "mine", SETTINGS, 10)
+    assert not (folder / "settings.json").exists()
 
 
 def test_runs_are_where_the_config_says_else_the_variable_else_at_home(

@@ -10,12 +10,14 @@ import pytest
 from mlflow import MlflowClient
 from pydantic import ValidationError
 from registry_factories import retrained_digits
+from tiny_models import save_tiny_autoencoder
 from unit_factories import GUIDANCE, measured_schedule
 
 from l2c_ray.caching.pipeline import Pipeline, encode_png
 from l2c_ray.config.serving import FULL, ServingConfig
-from l2c_ray.errors import InvalidInputError, RegistryError, ScheduleError, UnreachableError
+from l2c_ray.errors import ConfigError, InvalidInputError, RegistryError, ScheduleError, UnreachableError
 from l2c_ray.models import zoo
+from l2c_ray.models.vae import LatentDecoder
 from l2c_ray.policies.fixed_interval import fixed_interval
 from l2c_ray.registry.tracking import TrackedRun
 from l2c_ray.registry.versions import RegisteredVersion
@@ -163,6 +165,36 @@ def test_guidance_is_that_of_the_schedule(engine: MakeEngine, add: Register, dig
     schedule = measured_schedule(guided, fixed_interval(4, 24, 2))
     add(schedule)
     assert pngs(ask(engine())) == [encode_png(guided.generate([3], [0], schedule)[0])]
+
+
+def test_full_run_stays_the_same_when_the_alias_moves(
+    engine: MakeEngine, client: MlflowClient, add: Register, champion: Schedule, digits_pipeline: Pipeline
+) -> None:
+    guided = Pipeline(digits_pipeline.model, digits_pipeline.solver, Guidance(scale=3.0))
+    other = add(measured_schedule(guided, fixed_interval(4, 24, 2)))
+    before = pngs(ask(engine(), model=FULL))
+    client.set_registered_model_alias(NAME, "champion", str(other.version))
+    assert pngs(ask(engine(), model=FULL)) == before == [encode_png(digits_pipeline.generate([3], [0])[0])]
+    assert pngs(ask(engine(guidance_scale=3.0), model=FULL)) == [encode_png(guided.generate([3], [0])[0])]
+
+
+def test_model_of_latents_is_served_as_what_its_autoencoder_decodes(
+    engine: MakeEngine, add: Register, latents: Pipeline, tmp_path: Path
+) -> None:
+    schedule = measured_schedule(latents, fixed_interval(4, 4, 2))
+    add(schedule)
+    tiny = {"model": "tiny", "checkpoint": str(tmp_path)}
+    with pytest.raises(ConfigError, match="vae: is missing, and tiny makes latents of 4 channels"):
+        engine(**tiny)
+    with pytest.raises(ConfigError, match="vae: decodes latents of 3 channels, and tiny makes 4"):
+        engine(**tiny, vae=str(save_tiny_autoencoder(tmp_path / "other", channels=3)))
+    vae = save_tiny_autoencoder(tmp_path / "vae")
+    serving = engine(**tiny, vae=str(vae))
+    decoded = LatentDecoder(vae).decode(latents.generate([1, 1], [5, 6], schedule))
+    assert decoded.shape == (2, 3, 8, 8)
+    assert pngs(ask(serving, label=1, n=2, seed=5, size="8x8")) == [encode_png(image) for image in decoded]
+    with pytest.raises(UnfitRequestError, match="take 8x8"):
+        ask(serving, label=1, size="4x4")
 
 
 def test_engine_without_the_alias_does_not_start(engine: MakeEngine, champion: Schedule) -> None:

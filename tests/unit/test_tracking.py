@@ -307,3 +307,12 @@ except UnreachableError as error:
     )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.split()[2]) < 10
+
+
+def test_run_of_another_kind_of_job_is_not_gone_on_with(client: MlflowClient) -> None:
+    learned = TrackedRun(client, "experiment", "same", {"router": {"lambda": 1}, "run": {"name": "same"}})
+    learned.end("FINISHED")
+    with pytest.raises(ConfigError, match=r"run same: is the MLflow run of another kind of job.*router, run"):
+        TrackedRun(client, "experiment", "same", {"study": {"trials": 3}, "space": {}})
+    assert client.get_run(learned.id).info.status == "FINISHED"
+    TrackedRun(client, "experiment", "same", {"router": {"lambda": 2}})

@@ -7,19 +7,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from l2c_ray.caching.pictures import Pictures
 from l2c_ray.caching.pipeline import Pipeline, to_pixels
 from l2c_ray.config.imagenet import GenerationConfig, ShardSettings
-from l2c_ray.errors import ConfigError
 from l2c_ray.evaluation.cost import require_fit
 from l2c_ray.evaluation.imagenet import pictures
 from l2c_ray.evaluation.imagenet.shards import shard_images
 from l2c_ray.models import zoo
-from l2c_ray.models.vae import LatentDecoder
 from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Schedule
 from l2c_ray.storage.files import read_text
-
-_CHANNELS_OF_PIXELS = (1, 3)
 
 
 class ShardMaker:
@@ -37,8 +34,8 @@ class ShardMaker:
         model = zoo.load(config.model.name, checkpoint, device)
         solver = make_solver(config.sampler.name, config.sampler.steps, model)
         self._pipeline = Pipeline(model, solver, config.sampler.guidance)
-        self._decoder = LatentDecoder(Path(config.model.vae), device) if config.model.vae else None
-        _require_pixels(config.model.name, model.image_shape[0], self._decoder)
+        vae = Path(config.model.vae) if config.model.vae else None
+        self._pictures = Pictures(model, vae, "model.vae", device)
         self._schedule = _read_schedule(config.images.schedule, self._pipeline)
         self._batch_size = config.images.batch_size
         self.settings = self._settings(config)
@@ -57,10 +54,8 @@ class ShardMaker:
 
     def _pixels(self, labels: list[int], seeds: list[int]) -> Tensor:
         """uint8 [n, height, width, channels]."""
-        images = self._pipeline.generate(labels, seeds, self._schedule, self._batch_size)
-        if self._decoder:
-            images = self._decoder.decode(images)
-        return to_pixels(images).permute(0, 2, 3, 1)
+        samples = self._pipeline.generate(labels, seeds, self._schedule, self._batch_size)
+        return to_pixels(self._pictures.of(samples)).permute(0, 2, 3, 1)
 
     def _settings(self, config: GenerationConfig) -> ShardSettings:
         solver = self._pipeline.solver
@@ -70,22 +65,13 @@ class ShardMaker:
             first_seed=config.images.first_seed,
             model=config.model.name,
             weights_sha256=self._pipeline.model.weights_sha256,
-            vae_sha256=self._decoder.sha256 if self._decoder else None,
+            vae_sha256=self._pictures.vae_sha256,
             sampler=solver.name,
             timesteps_sha256=hashlib.sha256(repr(solver.timesteps).encode()).hexdigest(),
             steps=solver.steps,
             guidance=str(self._pipeline.guidance),
             schedule_sha256=self._schedule.sha256 if self._schedule else None,
         )
-
-
-def _require_pixels(name: str, channels: int, decoder: LatentDecoder | None) -> None:
-    if decoder is None and channels not in _CHANNELS_OF_PIXELS:
-        problem = f"is missing, and {name} makes latents of {channels} channels"
-        raise ConfigError("model.vae", problem, "give the folder of its AutoencoderKL")
-    if decoder and decoder.channels != channels:
-        problem = f"decodes latents of {decoder.channels} channels, and {name} makes {channels}"
-        raise ConfigError("model.vae", problem, f"give the autoencoder that {name} was trained on, or none")
 
 
 def _read_schedule(file: str | None, pipeline: Pipeline) -> Schedule | None:
