@@ -19,6 +19,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from ray._private import ray_constants
+from ray._raylet import Config
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from l2c_ray.cli.main import main
@@ -137,12 +138,13 @@ class Cluster:
 def _set(variables: dict[str, str]) -> Iterator[None]:
     """The process's environment, as the cluster's users have theirs, while the context lasts."""
     with pytest.MonkeyPatch.context() as patch:
-        # Ray reads its switch for loopback when it is imported.
+        # What Ray has read when it was imported.
         patch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", variables["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] != "0")
         # MLflow keeps the server that it is connected to in the environment and in a global.
         patch.setenv("MLFLOW_TRACKING_URI", "")
         for name, value in variables.items():
             patch.setenv(name, value)
+        Config.initialize("")
         yield
     mlflow.set_tracking_uri(None)
 
