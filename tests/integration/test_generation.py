@@ -23,7 +23,7 @@ name = "digits-dit"
 steps = 2
 
 [images]
-storage = "images"
+storage = "generated"
 count = 8
 shard_size = 3
 
@@ -42,7 +42,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def images(cluster: Cluster, config: Path) -> Path:
     """A folder with all shards, made by one run."""
-    folder = cluster.home / "images"
+    folder = cluster.home / "generated"
     assert generate(cluster, config) == {"address": str(folder), "images": 8, "shards": 3, "made_now": 3}
     return folder
 
@@ -108,7 +108,7 @@ def test_object_store_that_refuses_is_a_typed_error(
 
 
 def test_worker_that_is_lost_is_replaced_and_its_shard_made_again(cluster: Cluster, config: Path) -> None:
-    folder = cluster.home / "interrupted"
+    folder = cluster.home / "generated-anew"
 
     def lose_one() -> None:
         wait_until(lambda: (folder / shard_name(0)).exists())

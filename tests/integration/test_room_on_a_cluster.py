@@ -11,6 +11,7 @@ import psutil
 import pytest
 import ray
 import torch
+from ray._raylet import Config
 from ray.cluster_utils import Cluster
 from ray.util import placement_group, placement_group_table, remove_placement_group
 from ray.util.placement_group import PlacementGroup
@@ -39,11 +40,12 @@ with open_mailbox("mine"):
 @pytest.fixture(scope="module", autouse=True)
 def two_nodes() -> Iterator[Cluster]:
     """This process is a driver on them. Ray's own mock of a GPU is a number that nobody checks."""
+    # Another module's cluster may be what this process is connected to, and lets in with a token.
+    ray.shutdown()
+    Config.initialize("")
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 0})
     with pytest.MonkeyPatch.context() as patch:
         try:
-            # Another module's cluster may be what this process is connected to.
-            ray.shutdown()
             nodes.add_node(num_cpus=2, num_gpus=1)
             patch.setenv("RAY_ADDRESS", nodes.address)
             cluster.connect()
