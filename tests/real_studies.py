@@ -18,6 +18,7 @@ TINY = (
     "learn.router.initial_logit=0.3",
     "learn.evaluation.images=8",
     "gate.images=8",
+    "gate.resamples=100",
     "space={router.lambda={low=1e-3, high=1e-1, log=true}, training.learning_rate={low=0.2, high=0.4}}",
 )
 SLOWER = ("study.trials=4", "learn.training.iterations=40", "study.lease_seconds=4", "derive={}")

@@ -87,7 +87,8 @@ def test_private_ray_listens_on_loopback_only_and_leaves_no_process_behind(tmp_p
         found: set[tuple[str, str, int]] = set()
         while learning.poll() is None:
             found |= listening(local_head.processes(identity))
-            time.sleep(1)
+            # A look takes a core half a second.
+            time.sleep(2)
         out, err = learning.communicate()
     assert learning.returncode == 0, err
     assert "registered as digits-dit-ddim-20 version 1" in out

@@ -56,7 +56,13 @@ def test_tiny_search_ends_with_a_frontier_and_its_versions(cluster: Cluster) -> 
 
 
 def test_trials_within_budgets_keep_within_them(cluster: Cluster) -> None:
-    few = ("learn.training.iterations=6", "learn.training.batch_size=2", "learn.evaluation.images=8", "gate.images=8")
+    few = (
+        "learn.training.iterations=6",
+        "learn.training.batch_size=2",
+        "learn.evaluation.images=8",
+        "gate.images=8",
+        "gate.resamples=100",
+    )
     options = set_options(*few, "study.trials=3", "study.parallel=1", "learn.sampler.steps=6", "study.name='budgets'")
     done = cluster.l2c("search", str(WITHIN_BUDGETS), *options)
     assert done.returncode == 0, done.stderr

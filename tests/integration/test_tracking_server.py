@@ -65,6 +65,7 @@ def test_server_that_dies_during_a_run_is_a_typed_error(
 ) -> None:
     with running_tracking_server(tmp_path) as server:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         client = tracking.connect()
         run = TrackedRun(client, "experiment", "first", {})
         server.signal(signal.SIGKILL)
