@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -137,7 +136,7 @@ def test_server_that_dies_on_the_way_and_comes_back_costs_nothing(
     wait_until(lambda: line.answered > (line.held or 0))
     with object_server.away():
         line.break_off()
-        time.sleep(1.5)
+        wait_until(lambda: line.refused > 1)
         assert thread.is_alive()
         assert (use == "upload") == path.exists()
     thread.join(PATIENCE)
