@@ -9,7 +9,7 @@ DIT := digits-dit-ddim-20
 DIT_50 := digits-dit-ddim-50
 UVIT := digits-uvit-dpm-solver-2-20
 
-.PHONY: install quickstart down pictures schedules comparisons test lint bench
+.PHONY: install quickstart down pictures schedules comparisons test faults lint bench
 
 install: $(INSTALLED)
 
@@ -57,8 +57,15 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# What needs the cluster goes to one process, and first; see tests/conftest.py.
+TESTS := $(BIN)/pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+
 test: lint
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(TESTS)
+
+# Long outages, and every reader of files from outside on twenty times as many damaged ones.
+faults: $(INSTALLED)
+	L2C_FUZZ_EXAMPLES=2000 $(TESTS) tests/faults $(wildcard tests/unit/test_fuzz_*.py)
 
 bench: $(INSTALLED)
 	$(BIN)/pytest -s tests/benchmarks

@@ -19,6 +19,8 @@ class Line:
     """After how many bytes all answers of a connection are held back, without an end."""
     answered: int = 0
     """Bytes that went to clients."""
+    refused: int = 0
+    """Connections while there was no server."""
     _open: list[socket.socket] = field(default_factory=list)
 
     def break_off(self) -> None:
@@ -46,6 +48,7 @@ def _accept(line: Line, listening: socket.socket, port: int) -> None:
             try:
                 server = socket.create_connection(("127.0.0.1", port))
             except ConnectionRefusedError:
+                line.refused += 1
                 client.close()
                 continue
             request_limit = line.requests.pop(0) if line.requests else None

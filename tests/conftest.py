@@ -1,4 +1,4 @@
-"""Tests on a cluster and a registry of their own, whatever the shell that runs them points to."""
+"""One cluster and one server of each kind for all tests, whatever the shell that runs them points to."""
 
 import os
 import subprocess
@@ -6,11 +6,35 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 from free_ports import free_port
 from real_cluster import Cluster
-from real_object_store import files_with_secrets
+from real_database import Database, running_database
+from real_object_store import ObjectServer, files_with_secrets, running_object_server
+from real_tracking_server import TrackingServer, running_tracking_server
 
 from l2c_ray.distributed import local_head
+
+SERVERS = {"object_server", "database_server", "tracking_server", "storage"}
+"""Fixtures that start a server once in a process."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Deals tests out so that the cluster starts in one process only, and so do the servers of those without it.
+
+    The cluster's tests take longest and begin first; all others go by their modules to whichever process is free.
+    """
+    items.sort(key=lambda item: ("cluster", "servers", _group(item)).index(_group(item)))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+
+
+def _group(item: pytest.Item) -> str:
+    fixtures = set(getattr(item, "fixturenames", ()))
+    if "cluster" in fixtures:
+        return "cluster"
+    return "servers" if fixtures & SERVERS else item.path.stem
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -47,10 +71,34 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """
     home = tmp_path_factory.mktemp("home")
     os.environ["L2C_HOME"] = str(home)
+    # A job that is stopped has its three seconds on an idle machine alone.
+    os.environ["RAY_JOB_STOP_WAIT_TIME_S"] = "120"
     head = local_head.start()
     try:
         yield Cluster(head, home)
         assert not files_with_secrets(Path(head.temp_dir)) + files_with_secrets(home)
     finally:
+        ray.shutdown()
         local_head.stop(head)
     assert not head.alive
+
+
+@pytest.fixture(scope="session")
+def object_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
+    """Of S3's protocol; every test keeps to a prefix of its own."""
+    with running_object_server(tmp_path_factory.mktemp("swift")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def database_server() -> Iterator[Database]:
+    """PostgreSQL, in which every test makes a database of its own."""
+    with running_database() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def tracking_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackingServer]:
+    """MLflow's, for tests that let it live and register models under names of their own."""
+    with running_tracking_server(tmp_path_factory.mktemp("mlflow")) as running:
+        yield running

@@ -1,26 +1,36 @@
 """How integration tests reach a real Ray head: the ways that a user has."""
 
+import io
 import json
+import logging
 import subprocess
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any, TypeVar
 
+import mlflow
 import psutil
+import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from ray._private import ray_constants
+from ray._raylet import Config
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+from l2c_ray.cli.main import main
 from l2c_ray.distributed import local_head
 from l2c_ray.distributed.local_head import LocalHead
 
 T = TypeVar("T")
 
-PATIENCE = 900
-"""Seconds after which what a test waits for is given up: far more than it takes on a slow and busy machine."""
+PATIENCE = 480
+"""Seconds after which what a test waits for is given up: far more than it takes on a slow and busy machine, and
+less than the time that pytest gives a test."""
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DIGITS = REPOSITORY / "jobs" / "configs" / "digits.toml"
@@ -65,16 +75,29 @@ class Cluster:
     def jobs(self) -> JobSubmissionClient:
         return JobSubmissionClient(self.head.dashboard_url, headers={"Authorization": f"Bearer {local_head.token()}"})
 
-    def l2c(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Runs the command on this cluster."""
-        return subprocess.run(
-            ["l2c", *arguments],
-            env=self.environment() | variables,
-            cwd=self.home,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-        )
+    def l2c(self, *arguments: str, **variables: str) -> CompletedProcess[str]:
+        """Runs the command on this cluster, in this process: its driver from the first command on."""
+        with (
+            _set(self.environment() | variables),
+            chdir(self.home),
+            _captured() as (out, err),
+            pytest.raises(SystemExit) as caught,
+        ):
+            main(arguments)
+        return CompletedProcess(arguments, int(caught.value.code or 0), out.getvalue(), err.getvalue())
+
+    @contextmanager
+    def process(self, *command: str, log: Path, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+        """A command in a process of its own, which is killed when the context ends; what it says goes to the log."""
+        environment = self.environment() | variables
+        with (
+            log.open("wb") as file,
+            subprocess.Popen(command, cwd=self.home, env=environment, stdout=file, stderr=file) as process,
+        ):
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def learn(self, *overrides: str, config: Path = DIGITS, small: tuple[str, ...] = SMALL) -> dict[str, Any]:
         """`l2c learn`, made small unless told otherwise; its JSON."""
@@ -109,6 +132,43 @@ class Cluster:
 
     def checkpoints(self, run_name: str) -> list[Path]:
         return sorted((self.home / "runs" / run_name).glob("checkpoint_*/state.safetensors"))
+
+
+@contextmanager
+def _set(variables: dict[str, str]) -> Iterator[None]:
+    """The process's environment, as the cluster's users have theirs, while the context lasts."""
+    with pytest.MonkeyPatch.context() as patch:
+        # What Ray has read when it was imported.
+        patch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", variables["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] != "0")
+        # MLflow keeps the server that it is connected to in the environment and in a global.
+        patch.setenv("MLFLOW_TRACKING_URI", "")
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        Config.initialize("")
+        yield
+    mlflow.set_tracking_uri(None)
+
+
+@contextmanager
+def _captured() -> Iterator[tuple[io.StringIO, io.StringIO]]:
+    """What goes to stdout and to stderr while the context lasts, warnings that are logged among the latter."""
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        logged = logging.StreamHandler(err)
+        logged.setLevel(logging.WARNING)
+        logging.getLogger().addHandler(logged)
+        try:
+            yield out, err
+        finally:
+            logging.getLogger().removeHandler(logged)
+
+
+@contextmanager
+def meanwhile(work: Callable[[], object]) -> Iterator[None]:
+    """Does something in a thread while the context lasts, whose errors are raised when it ends."""
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(work)
+        yield
+    future.result()
 
 
 def named(processes: Iterable[psutil.Process], name: str) -> list[psutil.Process]:

@@ -1,6 +1,6 @@
 """What SIGTERM does: an orderly stop where there is time for one, and otherwise an end that leaves nothing open.
 
-`ray job stop` sends it and kills three seconds later.
+`ray job stop` sends it and kills three seconds later, or when `$RAY_JOB_STOP_WAIT_TIME_S` of the cluster says so.
 """
 
 import os
@@ -14,13 +14,14 @@ from typing import NoReturn
 
 import psutil
 
-from l2c_ray.errors import LearningStoppedError
+from l2c_ray.errors import ConfigError, LearningStoppedError
 
-GRACE_SECONDS = 2.0
-"""For an orderly stop."""
-
+_WAIT_VARIABLE = "RAY_JOB_STOP_WAIT_TIME_S"
+_WAIT_SECONDS = 3.0
+_RESERVE_SECONDS = 1.0
+"""Kept of Ray's wait for the end that comes where no orderly stop did."""
 _LAST_SECONDS = 0.5
-"""For the actions still under way after that."""
+"""Of the reserve, for the actions still under way."""
 
 Action = Callable[[], object]
 
@@ -28,9 +29,11 @@ Action = Callable[[], object]
 class Stopping:
     """The wish to stop a run, and what is to be done about it."""
 
-    def __init__(self, error: LearningStoppedError) -> None:
+    def __init__(self, error: LearningStoppedError, grace_seconds: float) -> None:
+        """Of a run that ends with the error, and has so many seconds to do so in an orderly way."""
         self.requested = False
         self.error = error
+        self.grace_seconds = grace_seconds
         self._asks: list[Action] = []
         self._over = threading.Event()
         self._ending = threading.Lock()
@@ -64,7 +67,7 @@ class Stopping:
     def _see_to_it(self) -> None:
         asking = threading.Thread(target=self._ask, name="stopping-asks", daemon=True)
         asking.start()
-        self._over.wait(GRACE_SECONDS)
+        self._over.wait(self.grace_seconds)
         with self._ending:
             if not self._over.is_set():
                 self._end_process(asking)
@@ -94,12 +97,12 @@ def stopped(name: str, kind: str = "run") -> LearningStoppedError:
 
 @contextmanager
 def stops_on_sigterm(name: str, kind: str = "run") -> Iterator[Stopping]:
-    """While the context lasts, SIGTERM asks for a stop and ends the process if none comes in `GRACE_SECONDS`.
+    """While the context lasts, SIGTERM asks for a stop, and ends the process shortly before Ray would kill it.
 
     A thread reads the signal from a socket. A handler would wait for the main thread, which Ray holds for a second at
     a time, and of the three that would be one too many.
     """
-    stopping = Stopping(stopped(name, kind))
+    stopping = Stopping(stopped(name, kind), _grace_seconds())
     arriving, sending = socket.socketpair()
     threading.Thread(target=stopping.watch, args=(arriving,), name="stopping", daemon=True).start()
     with sending:
@@ -113,3 +116,13 @@ def stops_on_sigterm(name: str, kind: str = "run") -> Iterator[Stopping]:
             stopping.end()
             signal.set_wakeup_fd(written_before)
             signal.signal(signal.SIGTERM, handled_before)
+
+
+def _grace_seconds() -> float:
+    given = os.environ.get(_WAIT_VARIABLE) or _WAIT_SECONDS
+    try:
+        return max(0.0, float(given) - _RESERVE_SECONDS)
+    except ValueError as error:
+        raise ConfigError(
+            _WAIT_VARIABLE, "is no number of seconds", "set it as the cluster has it, or unset it"
+        ) from error

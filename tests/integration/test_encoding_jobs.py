@@ -2,7 +2,6 @@
 
 import io
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 import torch
 from picture_files import picture, write_folder, write_parquet
 from real_cluster import DIGITS, SMALL, Cluster, set_options, wait_until
-from real_object_store import BUCKET, ObjectServer, running_object_server
+from real_object_store import BUCKET, ObjectServer
 from tiny_models import save_tiny_autoencoder, tiny_dit
 
 from l2c_ray.config.encoding import EncodingConfig
@@ -37,12 +36,6 @@ shard_size = 5
 batch_size = 4
 skip_broken = true
 """
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
-    with running_object_server(tmp_path_factory.mktemp("swift")) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -70,15 +63,15 @@ def read_names(store: ObjectStore) -> list[list[str]]:
 
 
 def test_latents_in_an_object_store_are_those_of_its_images_and_are_learned_from(
-    cluster: Cluster, config: Path, server: ObjectServer
+    cluster: Cluster, config: Path, object_server: ObjectServer
 ) -> None:
-    upload(cluster.home / "images", server)
+    upload(cluster.home / "images", object_server)
     address = f"s3://{BUCKET}/latents"
     places = (f"latents.storage={address}", f"source.images=s3://{BUCKET}/images")
     there = {"address": address, "images": 12, "shards": 3, "made_now": 3, "skipped": 1, "passed_over": {}}
-    assert encode(cluster, config, *places, **server.environment()) == there
+    assert encode(cluster, config, *places, **object_server.environment()) == there
 
-    store = open_store(address, server.environment())
+    store = open_store(address, object_server.environment())
     settings, shards = open_shards(store)
     for shard, rows in zip(shards, expected_rows(cluster.home), strict=True):
         latents = latent_shards.read(store, shard, settings)
@@ -88,7 +81,7 @@ def test_latents_in_an_object_store_are_those_of_its_images_and_are_learned_from
         expected = LatentEncoder(cluster.home / "vae").encode(images, noise)
         torch.testing.assert_close(latents.images.float(), expected, atol=1e-3, rtol=1e-2)
 
-    learned = learn(cluster, address, **server.environment())
+    learned = learn(cluster, address, **object_server.environment())
     assert learned["versions"][0]["name"].startswith("digits-dit-")
     run = cluster.home / "runs" / learned["run_name"]
     assert len(json.loads((run / "settings.json").read_text())["latents_sha256"]) == 64
@@ -117,7 +110,7 @@ def test_label_out_of_range_is_told_by_the_worker_that_finds_it(cluster: Cluster
     assert done.stderr.splitlines()[-1].startswith("error: a.parquet#3: has the label 3, which is none of 0..2")
 
 
-def test_lost_encoder_and_killed_command_are_gone_on_with(cluster: Cluster, config: Path) -> None:
+def test_lost_encoder_and_killed_command_are_gone_on_with(cluster: Cluster, config: Path, tmp_path: Path) -> None:
     write_folder(cluster.home / "many", dict.fromkeys("abc", 200))
     folder = cluster.home / "interrupted"
     given = ("source.images='many'", f"latents.storage='{folder}'", "latents.batch_size=1", "latents.image_size=64")
@@ -126,12 +119,11 @@ def test_lost_encoder_and_killed_command_are_gone_on_with(cluster: Cluster, conf
     def shards() -> int:
         return len(list(folder.glob("latents-*")))
 
-    with subprocess.Popen(command, cwd=cluster.home, env=cluster.environment(), stderr=subprocess.PIPE) as process:
+    with cluster.process(*command, log=tmp_path / "log") as process:
         wait_until(lambda: shards() > 0)
         cluster.processes("_Encoder")[0].kill()
         before = shards()
         wait_until(lambda: shards() > before + 2 or process.poll() is not None)
-        process.kill()
     made = shards()
     assert 2 < made < 120
     answer = encode(cluster, config, *given)

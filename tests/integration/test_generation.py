@@ -1,16 +1,14 @@
 """Images in shards, made on a real cluster into a folder and into a real object store, and judged."""
 
 import json
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from random_inception import write_random_inception
-from real_cluster import PATIENCE, Cluster, set_options, wait_until
-from real_object_store import BUCKET, ObjectServer, running_object_server
+from real_cluster import Cluster, meanwhile, set_options, wait_until
+from real_object_store import BUCKET, ObjectServer
 
 from l2c_ray.errors import StorageError
 from l2c_ray.evaluation.imagenet.shards import ImageShards, shard_name
@@ -25,19 +23,13 @@ name = "digits-dit"
 steps = 2
 
 [images]
-storage = "images"
+storage = "generated"
 count = 8
 shard_size = 3
 
 [cluster]
 workers = 2
 """
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
-    with running_object_server(tmp_path_factory.mktemp("swift")) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +42,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def images(cluster: Cluster, config: Path) -> Path:
     """A folder with all shards, made by one run."""
-    folder = cluster.home / "images"
+    folder = cluster.home / "generated"
     assert generate(cluster, config) == {"address": str(folder), "images": 8, "shards": 3, "made_now": 3}
     return folder
 
@@ -90,11 +82,11 @@ def test_images_are_judged_next_to_a_reference_batch(cluster: Cluster, images: P
 
 
 def test_images_in_an_object_store_are_those_in_a_folder(
-    cluster: Cluster, config: Path, images: Path, server: ObjectServer
+    cluster: Cluster, config: Path, images: Path, object_server: ObjectServer
 ) -> None:
     address = f"s3://{BUCKET}/digits/two-steps"
-    assert generate(cluster, config, f"images.storage={address}", **server.environment())["made_now"] == 3
-    store = open_store(address, server.environment())
+    assert generate(cluster, config, f"images.storage={address}", **object_server.environment())["made_now"] == 3
+    store = open_store(address, object_server.environment())
     assert store.names() == {file.name for file in images.iterdir()}
     assert ImageShards(store).images == 8
     for name in store.names():
@@ -106,9 +98,9 @@ def test_images_in_an_object_store_are_those_in_a_folder(
     [(BUCKET, "another", "SignatureDoesNotMatch"), ("no-such-bucket", None, "NoSuchBucket")],
 )
 def test_object_store_that_refuses_is_a_typed_error(
-    server: ObjectServer, bucket: str, signed_with: str | None, reason: str
+    object_server: ObjectServer, bucket: str, signed_with: str | None, reason: str
 ) -> None:
-    environment = server.environment(signed_with) if signed_with else server.environment()
+    environment = object_server.environment(signed_with) if signed_with else object_server.environment()
     store = open_store(f"s3://{bucket}/digits", environment)
     for use in (store.names, lambda: store.put("a", b"content"), lambda: store.get("a")):
         with pytest.raises(StorageError, match=rf"^s3://{bucket}/digits.*: S3 .*\({reason}"):
@@ -116,12 +108,13 @@ def test_object_store_that_refuses_is_a_typed_error(
 
 
 def test_worker_that_is_lost_is_replaced_and_its_shard_made_again(cluster: Cluster, config: Path) -> None:
-    folder = cluster.home / "interrupted"
-    options = set_options(f"images.storage={folder}", "images.count=120", "images.shard_size=10", "sampler.steps=20")
-    command = ["l2c", "imagenet", "generate", str(config), *options]
-    with subprocess.Popen(command, cwd=cluster.home, env=cluster.environment(), stderr=subprocess.PIPE) as process:
+    folder = cluster.home / "generated-anew"
+
+    def lose_one() -> None:
         wait_until(lambda: (folder / shard_name(0)).exists())
         cluster.processes("::_Worker")[0].kill()
-        _, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, errors.decode()
+
+    many = ("images.count=120", "images.shard_size=10", "sampler.steps=20")
+    with meanwhile(lose_one):
+        assert generate(cluster, config, f"images.storage={folder}", *many)["made_now"] == 12
     assert ImageShards(open_store(str(folder))).images == 120

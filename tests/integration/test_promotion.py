@@ -25,6 +25,7 @@ SMALL = (
     "cluster.workers=1",
     "gate.images=32",
     "gate.batch_size=8",
+    "gate.resamples=100",
     "gate.max_error=1.0",
     "gate.max_distance=1e4",
     f"promotion.name='{NAME}'",

@@ -4,18 +4,18 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psutil
 import pytest
 import ray
+import torch
+from ray._raylet import Config
 from ray.cluster_utils import Cluster
-from ray.util import placement_group, remove_placement_group
+from ray.util import placement_group, placement_group_table, remove_placement_group
 from ray.util.placement_group import PlacementGroup
-from real_cluster import named, wait_until
+from real_cluster import PATIENCE, meanwhile, named, wait_until
 
 from l2c_ray.config.learn import ClusterSection
 from l2c_ray.config.sampling import SamplingConfig
@@ -33,13 +33,16 @@ from l2c_ray.distributed.mailbox import open_mailbox
 cluster.connect()
 with open_mailbox("mine"):
     print("claimed", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
 @pytest.fixture(scope="module", autouse=True)
 def two_nodes() -> Iterator[Cluster]:
     """This process is a driver on them. Ray's own mock of a GPU is a number that nobody checks."""
+    # Another module's cluster may be what this process is connected to, and lets in with a token.
+    ray.shutdown()
+    Config.initialize("")
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 0})
     with pytest.MonkeyPatch.context() as patch:
         try:
@@ -59,7 +62,7 @@ def wanted(workers: int, cpus: int, wait_seconds: int = 0) -> ClusterSection:
 @contextmanager
 def held(cpus: int) -> Iterator[PlacementGroup]:
     group = placement_group([{"CPU": cpus}])
-    assert group.wait(10)
+    assert group.wait(PATIENCE)
     yield group
     remove_placement_group(group)
 
@@ -68,7 +71,7 @@ def held(cpus: int) -> Iterator[PlacementGroup]:
 def test_workers_that_fit_find_room_and_the_check_for_it_holds_none(workers: int, cpus: int) -> None:
     cluster.require(wanted(workers, cpus))
     # What the test before gave back may take Ray a moment.
-    cluster.wait_for_room(wanted(workers, cpus, wait_seconds=30))
+    cluster.wait_for_room(wanted(workers, cpus, wait_seconds=PATIENCE))
     wait_until(lambda: ray.available_resources().get("CPU") == 4)
 
 
@@ -88,33 +91,45 @@ def test_workers_get_gpus_where_each_finds_one() -> None:
     assert cluster.needs_of_a_worker(wanted(2, 1)) == {"CPU": 1}
 
 
-def test_busy_cluster_is_told_and_given_up_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_busy_cluster_is_told_and_given_up_on(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "_NOTICE_SECONDS", 0)
     with held(2), pytest.raises(ResourcesError) as caught:
-        cluster.wait_for_room(wanted(2, 2, wait_seconds=5))
-    assert str(caught.value).startswith("cluster.workers: 2 workers of 2 CPU found no room for 5 s, 2 of 4 CPU")
+        cluster.wait_for_room(wanted(2, 2, wait_seconds=2))
+    assert str(caught.value).startswith("cluster.workers: 2 workers of 2 CPU found no room for 2 s, 2 of 4 CPU")
     (told,) = caplog.messages
     assert told.startswith("waiting for room for 2 workers of 2 CPU: 2 of 4 CPU")
 
 
 def test_room_that_others_give_back_is_taken() -> None:
     with held(2) as group:
-        giving_back = threading.Timer(2, remove_placement_group, [group])
-        giving_back.start()
-        start = time.monotonic()
-        cluster.wait_for_room(wanted(2, 2, wait_seconds=20))
-        assert time.monotonic() - start > 1
-        giving_back.join()
+
+        def give_back() -> None:
+            wait_until(lambda: any(each["state"] == "PENDING" for each in placement_group_table().values()))
+            remove_placement_group(group)
+
+        with meanwhile(give_back):
+            cluster.wait_for_room(wanted(2, 2, wait_seconds=PATIENCE))
 
 
-def test_samplers_lost_more_often_than_allowed_are_a_typed_error() -> None:
-    values = {"model": {"name": "digits-dit"}, "sampler": {}, "cluster": {"max_failures": 0}, "batch_size": 1}
+def test_lost_sampler_is_replaced_as_often_as_is_allowed_and_no_more() -> None:
+    values = {"model": {"name": "digits-dit"}, "sampler": {}, "cluster": {"max_failures": 1}, "batch_size": 1}
     full = Candidate("full", "full", 2, None, 1.0)
     with ClusterSampler(SamplingConfig.parse(values, source="test")) as sample:
-        assert sample(full, [3], [7])[0].shape == (1, 1, 8, 8)
-        (sampler,) = named(psutil.Process().children(recursive=True), "_ShardSampler")
-        sampler.kill()
+        first = sample(full, [3], [7])[0]
+        assert first.shape == (1, 1, 8, 8)
+        kill_sampler()
+        assert torch.equal(sample(full, [3], [7])[0], first)
+        kill_sampler()
         with pytest.raises(LearningError, match=r"^sampling: failed on a worker"):
             sample(full, [3], [7])
+
+
+def kill_sampler() -> None:
+    (sampler,) = named(psutil.Process().children(recursive=True), "_ShardSampler")
+    sampler.kill()
+    sampler.wait(PATIENCE)
 
 
 def test_second_job_on_a_run_is_refused_until_the_first_has_ended() -> None:
@@ -131,6 +146,5 @@ def test_name_of_a_run_is_free_again_when_its_driver_has_died() -> None:
     assert driver.stdout.readline() == "claimed\n"
     driver.send_signal(signal.SIGKILL)
     driver.wait()
-    start = time.monotonic()
-    with open_mailbox("mine"):
-        assert time.monotonic() - start < 5
+    with open_mailbox("mine", patience=PATIENCE):
+        pass

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import secrets
 import shutil
 import socket
 from collections.abc import Callable, Iterator
@@ -16,8 +17,8 @@ from breaking_line import Line, line_to
 from hypothesis.configuration import set_hypothesis_home_dir
 from lineages import add
 from mlflow import MlflowClient
-from real_database import Database, running_database
-from real_object_store import BUCKET, ObjectServer, running_object_server
+from real_database import Database
+from real_object_store import BUCKET, ObjectServer
 from tiny_models import tiny_dit
 from unit_factories import GUIDANCE, L2C, Finished, Refused, measured_schedule
 
@@ -159,12 +160,6 @@ def refused(l2c: L2C) -> Refused:
     return run
 
 
-@pytest.fixture(scope="module")
-def database() -> Iterator[Database]:
-    with running_database() as server:
-        yield server
-
-
 @pytest.fixture(params=["journal", "sqlite", "postgresql"])
 def storage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The kind, with an empty one of it in the environment."""
@@ -172,8 +167,8 @@ def storage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if kind == "sqlite":
         monkeypatch.setenv(STORAGE_VARIABLE, f"sqlite:///{request.getfixturevalue('tmp_path')}/study.db")
     elif kind == "postgresql":
-        server: Database = request.getfixturevalue("database")
-        monkeypatch.setenv(STORAGE_VARIABLE, server.make(f"study{abs(hash(request.node.name))}"))
+        server: Database = request.getfixturevalue("database_server")
+        monkeypatch.setenv(STORAGE_VARIABLE, server.make(f"study{secrets.token_hex(4)}"))
     return kind
 
 
@@ -182,17 +177,10 @@ def journal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(STORAGE_VARIABLE, raising=False)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
-    """Of S3's protocol, one for each module."""
-    with running_object_server(tmp_path_factory.mktemp("swift")) as running:
-        yield running
-
-
 @pytest.fixture
-def line(server: ObjectServer) -> Iterator[Line]:
+def line(object_server: ObjectServer) -> Iterator[Line]:
     """To the server, which a test may break."""
-    with line_to(server.port) as running:
+    with line_to(object_server.port) as running:
         yield running
 
 
@@ -205,15 +193,15 @@ def content() -> bytes:
 @pytest.fixture
 def prefix(request: pytest.FixtureRequest) -> str:
     """One of each test's own."""
-    return f"s3://{BUCKET}/{hashlib.sha256(request.node.name.encode()).hexdigest()[:8]}"
+    return f"s3://{BUCKET}/{hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:8]}"
 
 
 @pytest.fixture
-def store(server: ObjectServer, prefix: str) -> ObjectStore:
-    return open_store(prefix, server.environment())
+def store(object_server: ObjectServer, prefix: str) -> ObjectStore:
+    return open_store(prefix, object_server.environment())
 
 
 @pytest.fixture
-def over_the_line(server: ObjectServer, line: Line, prefix: str) -> Callable[..., ObjectStore]:
+def over_the_line(object_server: ObjectServer, line: Line, prefix: str) -> Callable[..., ObjectStore]:
     """Opens `store` again, over the line and with connections of its own."""
-    return partial(open_store, prefix, server.environment(port=line.port))
+    return partial(open_store, prefix, object_server.environment(port=line.port))

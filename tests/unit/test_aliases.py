@@ -1,7 +1,6 @@
 """Moves of aliases: what they leave behind, and that one of two at once wins."""
 
 import re
-import time
 from datetime import UTC, datetime
 
 import alias_mover
@@ -12,11 +11,13 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import RegisteredModel, RegisteredModelTag
 from mlflow.exceptions import MlflowException
 from mutations import fuzzed, mutated
+from real_cluster import PATIENCE
 from registry_factories import NAME, measured
 
 from l2c_ray.distributed.promotion import Proposal, Verdict, move_aliases
 from l2c_ray.errors import ConflictError, RegistryError, UnreachableError
 from l2c_ray.evaluation.gate import Check
+from l2c_ray.registry import mutex
 from l2c_ray.registry.aliases import history, move_alias, roll_back
 from l2c_ray.registry.audit import WHO_VARIABLE, AliasMove, moves_of, withdrawn
 from l2c_ray.registry.mutex import LOCK_PREFIX, exclusive
@@ -24,6 +25,27 @@ from l2c_ray.registry.tracking import TrackedRun
 from l2c_ray.registry.versions import get_version, holder_of, list_versions
 
 LOCK = LOCK_PREFIX + NAME
+
+
+class Clock:
+    """In place of the module `time`: time passes when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """By which this process's leases run out."""
+    passing = Clock()
+    monkeypatch.setattr(mutex, "time", passing)
+    return passing
 
 
 @pytest.fixture
@@ -174,7 +196,7 @@ def test_rollback_is_refused_where_the_last_move_is_unknown(client: MlflowClient
 def test_of_two_processes_that_move_at_once_one_wins_and_the_other_is_told(client: MlflowClient) -> None:
     movers = [alias_mover.start("move", NAME, "champion", to, 1) for to in (2, 3)]
     outcomes = alias_mover.go(*movers)
-    assert [mover.wait(60) for mover in movers] == [0, 0]
+    assert [mover.wait(PATIENCE) for mover in movers] == [0, 0]
     assert sorted(outcomes) == ["ConflictError", "moved"]
     last = history(client, NAME)[-1]
     assert (last.before, last.after) == (1, 2 if outcomes[0] == "moved" else 3)
@@ -184,13 +206,12 @@ def test_of_two_processes_that_move_at_once_one_wins_and_the_other_is_told(clien
 
 
 @pytest.mark.usefixtures("versions")
-def test_lock_that_a_process_left_behind_is_broken_after_its_lease(client: MlflowClient) -> None:
+def test_lock_that_a_process_left_behind_is_broken_after_its_lease(client: MlflowClient, clock: Clock) -> None:
     client.create_registered_model(LOCK, description='{"token": "dead", "who": "me@there"}')
     assert {version.name for version in list_versions(client)} == {NAME}
-    start = time.monotonic()
-    with exclusive(client, NAME, lease_seconds=1.0):
-        waited = time.monotonic() - start
-    assert waited > 1.0
+    begun = clock.now
+    with exclusive(client, NAME, lease_seconds=30.0):
+        assert clock.now - begun > 30.0
     # The name of the lock is free, and what is left tells of the dead.
     left = [model for model in client.search_registered_models() if model.name.startswith(LOCK_PREFIX)]
     assert [model.name for model in left] == [f"{LOCK}.broken.dead"]
@@ -210,10 +231,12 @@ def test_lock_that_a_dead_process_left_is_broken_by_one_of_two_that_wait(client:
 
 
 @pytest.mark.usefixtures("versions")
-def test_holder_that_was_held_up_neither_writes_nor_takes_the_next_ones_lock(client: MlflowClient) -> None:
-    with exclusive(client, NAME, lease_seconds=0.2) as held:
+def test_holder_that_was_held_up_neither_writes_nor_takes_the_next_ones_lock(
+    client: MlflowClient, clock: Clock
+) -> None:
+    with exclusive(client, NAME, lease_seconds=30.0) as held:
         held.require()
-        time.sleep(0.15)
+        clock.sleep(16.0)
         with pytest.raises(ConflictError, match="held for too long"):
             held.require()
         client.rename_registered_model(LOCK, f"{LOCK}.broken.x")

@@ -35,8 +35,8 @@ def test_nested_objects_are_found_read_listed_and_removed(store: ObjectStore) ->
         store.get("runs/firstborn")
 
 
-def test_objects_beside_the_prefix_are_not_seen(store: ObjectStore, server: ObjectServer, prefix: str) -> None:
-    open_store(f"{prefix}-beside", server.environment()).put("a", b"")
+def test_objects_beside_the_prefix_are_not_seen(store: ObjectStore, object_server: ObjectServer, prefix: str) -> None:
+    open_store(f"{prefix}-beside", object_server.environment()).put("a", b"")
     assert store.names() == set()
 
 
@@ -70,8 +70,8 @@ def test_large_file_goes_up_in_parts_and_comes_back_whole(store: ObjectStore, co
     assert list(copy.parent.iterdir()) == [copy]
 
 
-def test_other_writers_objects_are_compared_with_their_md5(server: ObjectServer, store: ObjectStore) -> None:
-    _put_as_others_do(server, store, "theirs", b"content")
+def test_other_writers_objects_are_compared_with_their_md5(object_server: ObjectServer, store: ObjectStore) -> None:
+    _put_as_others_do(object_server, store, "theirs", b"content")
     found = store.find("theirs")
     assert found is not None
     assert found.digests == {"md5": hashlib.md5(b"content", usedforsecurity=False).hexdigest()}
@@ -127,9 +127,9 @@ def test_server_that_overhears_conditions_is_refused_and_loses_nothing(tmp_path:
         assert store.get("there") == b"first"
 
 
-def test_missing_bucket_is_told(server: ObjectServer) -> None:
+def test_missing_bucket_is_told(object_server: ObjectServer) -> None:
     with pytest.raises(StorageError, match=r"^s3://no-such-bucket: S3 refuses it \(NoSuchBucket"):
-        open_store("s3://no-such-bucket", server.environment()).names()
+        open_store("s3://no-such-bucket", object_server.environment()).names()
 
 
 def test_store_is_the_same_in_another_process(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,6 +139,6 @@ def test_store_is_the_same_in_another_process(store: ObjectStore, monkeypatch: p
     assert pickle.loads(pickle.dumps(store)).get("a") == b"content"  # noqa: S301 of this test's own
 
 
-def _put_as_others_do(server: ObjectServer, store: ObjectStore, name: str, content: bytes) -> None:
+def _put_as_others_do(object_server: ObjectServer, store: ObjectStore, name: str, content: bytes) -> None:
     key = store.address.removeprefix(f"s3://{BUCKET}/") + f"/{name}"
-    server.client().put_object(Bucket=BUCKET, Key=key, Body=content)
+    object_server.client().put_object(Bucket=BUCKET, Key=key, Body=content)

@@ -4,14 +4,13 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 from breaking_line import Line
-from real_cluster import wait_until
+from real_cluster import PATIENCE, wait_until
 from real_object_store import BUCKET, ObjectServer
 
 from l2c_ray.errors import StorageError, UnreachableError
@@ -41,7 +40,7 @@ def test_download_goes_on_where_the_line_broke(
 
 
 def test_download_that_was_killed_is_gone_on_with_by_another_process(
-    server: ObjectServer, store: ObjectStore, line: Line, content: bytes, tmp_path: Path
+    object_server: ObjectServer, store: ObjectStore, line: Line, content: bytes, tmp_path: Path
 ) -> None:
     store.put("large", content)
     line.held = 9 << 20
@@ -49,14 +48,14 @@ def test_download_that_was_killed_is_gone_on_with_by_another_process(
     code += "open_store(sys.argv[1]).download('large', Path(sys.argv[2]))"
     with subprocess.Popen(
         [sys.executable, "-c", code, store.address, str(tmp_path / "copy")],
-        env=os.environ | server.environment(port=line.port),
+        env=os.environ | object_server.environment(port=line.port),
     ) as process:
-        wait_until(lambda: line.answered > 9 << 20, timeout=30)
-        wait_until(lambda: any(file.stat().st_size >= 8 << 20 for file in tmp_path.iterdir()), timeout=10)
+        wait_until(lambda: line.answered > 9 << 20)
+        wait_until(lambda: any(file.stat().st_size >= 8 << 20 for file in tmp_path.iterdir()))
         process.kill()
     assert not (tmp_path / "copy").exists()
     line.held, line.answered = None, 0
-    open_store(store.address, server.environment(port=line.port)).download("large", tmp_path / "copy")
+    open_store(store.address, object_server.environment(port=line.port)).download("large", tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == content
     assert line.answered < len(content) - (8 << 20) + (1 << 16)
 
@@ -90,20 +89,20 @@ def test_object_that_is_replaced_while_it_is_read_is_told(
 
     thread = threading.Thread(target=download)
     thread.start()
-    wait_until(lambda: line.answered > 9 << 20, timeout=30)
+    wait_until(lambda: line.answered > 9 << 20)
     store.put("large", content[::-1])
     line.break_off()
-    thread.join(timeout=30)
+    thread.join(PATIENCE)
     assert [error.problem for error in told] == ["was replaced while it was read"]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed"])
 def test_damaged_object_is_refused_and_leaves_no_file(
-    server: ObjectServer, store: ObjectStore, tmp_path: Path, damage: str
+    object_server: ObjectServer, store: ObjectStore, tmp_path: Path, damage: str
 ) -> None:
     content = os.urandom(100_000)
     store.put("damaged", content)
-    (file,) = [path for path in server.disk.rglob("*.data") if path.read_bytes() == content]
+    (file,) = [path for path in object_server.disk.rglob("*.data") if path.read_bytes() == content]
     with file.open("r+b") as opened:
         if damage == "truncated":
             opened.truncate(50_000)
@@ -116,7 +115,7 @@ def test_damaged_object_is_refused_and_leaves_no_file(
 
 @pytest.mark.parametrize("use", ["upload", "download"])
 def test_server_that_dies_on_the_way_and_comes_back_costs_nothing(
-    server: ObjectServer,
+    object_server: ObjectServer,
     store: ObjectStore,
     over_the_line: Callable[..., ObjectStore],
     line: Line,
@@ -134,53 +133,48 @@ def test_server_that_dies_on_the_way_and_comes_back_costs_nothing(
         line.held, work = 9 << 20, partial(over_the_line().download, "large", path)
     thread = threading.Thread(target=work)
     thread.start()
-    wait_until(lambda: line.answered > (line.held or 0), timeout=30)
-    with server.away():
+    wait_until(lambda: line.answered > (line.held or 0))
+    with object_server.away():
         line.break_off()
-        time.sleep(1.5)
+        wait_until(lambda: line.refused > 1)
         assert thread.is_alive()
         assert (use == "upload") == path.exists()
-    thread.join(timeout=30)
+    thread.join(PATIENCE)
     assert not thread.is_alive()
     assert path.read_bytes() == store.get("large") == content
 
 
 def test_server_that_goes_away_for_good_ends_the_work_in_time(
-    server: ObjectServer, store: ObjectStore, content: bytes, tmp_path: Path
+    object_server: ObjectServer, store: ObjectStore, content: bytes, tmp_path: Path
 ) -> None:
     store.put("large", content)
     store.patience = 1
-    with server.away():
+    with object_server.away():
         for work in _uses(store, tmp_path):
-            start = time.monotonic()
             with pytest.raises(
-                UnreachableError, match=f"^{store.address}.*: S3 does not answer at 127.0.0.1:{server.port}"
+                UnreachableError, match=f"^{store.address}.*: S3 does not answer at 127.0.0.1:{object_server.port}"
             ):
                 work()
-            assert time.monotonic() - start < 1 + 20
     assert not (tmp_path / "copy").exists()
 
 
-def test_server_that_falls_silent_counts_as_away(server: ObjectServer, store: ObjectStore) -> None:
+def test_server_that_falls_silent_counts_as_away(object_server: ObjectServer, store: ObjectStore) -> None:
     store.patience = 1
-    with server.silent():
-        start = time.monotonic()
-        with pytest.raises(UnreachableError, match="S3 does not answer"):
-            store.put("large", b"content")
-        assert time.monotonic() - start < 1 + 20
+    with object_server.silent(), pytest.raises(UnreachableError, match="S3 does not answer"):
+        store.put("large", b"content")
     # What it had heard before it fell silent it may do now; putting again is what users are told.
     store.put("large", b"content")
     assert store.get("large") == b"content"
 
 
 def test_failed_upload_leaves_neither_object_nor_parts(
-    server: ObjectServer, over_the_line: Callable[..., ObjectStore], line: Line, content: bytes
+    object_server: ObjectServer, over_the_line: Callable[..., ObjectStore], line: Line, content: bytes
 ) -> None:
     line.requests = [PART_BYTES + PART_BYTES // 2]
     with pytest.raises(UnreachableError):
         over_the_line(patience=0).put("large", content)
     assert over_the_line().find("large") is None
-    assert server.client().list_multipart_uploads(Bucket=BUCKET).get("Uploads", []) == []
+    assert object_server.client().list_multipart_uploads(Bucket=BUCKET).get("Uploads", []) == []
 
 
 def test_file_that_changes_while_it_goes_up_is_refused(
@@ -203,8 +197,10 @@ def test_file_that_changes_while_it_goes_up_is_refused(
     assert store.find("large") is None
 
 
-def test_wrong_keys_are_told_by_the_names_of_their_variables(server: ObjectServer, prefix: str, tmp_path: Path) -> None:
-    environment = server.environment("s3cret-but-wrong")
+def test_wrong_keys_are_told_by_the_names_of_their_variables(
+    object_server: ObjectServer, prefix: str, tmp_path: Path
+) -> None:
+    environment = object_server.environment("s3cret-but-wrong")
     for variables in (environment, environment | {"AWS_ACCESS_KEY_ID": "n0body"}):
         for work in _uses(open_store(prefix, variables), tmp_path):
             with pytest.raises(StorageError) as caught:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from breaking_line import Line
-from real_cluster import wait_until
+from real_cluster import PATIENCE, wait_until
 from real_object_store import BUCKET, ObjectServer
 
 from l2c_ray.errors import StorageError
@@ -23,18 +23,18 @@ FETCH += "print(fetch(open_store(sys.argv[1]), sys.argv[2]))"
 
 
 @pytest.fixture
-def store(server: ObjectServer, line: Line, tmp_path: Path) -> ObjectStore:
-    return open_store(f"s3://{BUCKET}/{tmp_path.name}", server.environment(port=line.port))
+def store(object_server: ObjectServer, line: Line, tmp_path: Path) -> ObjectStore:
+    return open_store(f"s3://{BUCKET}/{tmp_path.name}", object_server.environment(port=line.port))
 
 
 @pytest.fixture
-def start(server: ObjectServer, line: Line, store: ObjectStore) -> Callable[[str], subprocess.Popen[str]]:
+def start(object_server: ObjectServer, line: Line, store: ObjectStore) -> Callable[[str], subprocess.Popen[str]]:
     """Fetches an object in another process."""
 
     def run(name: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-c", FETCH, store.address, name],
-            env=os.environ | server.environment(port=line.port),
+            env=os.environ | object_server.environment(port=line.port),
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -91,7 +91,7 @@ def test_several_processes_fetch_an_object_once(
     store.put("a", content)
     line.answered = 0
     processes = [start("a") for _ in range(3)]
-    paths = {process.communicate(timeout=60)[0].strip() for process in processes}
+    paths = {process.communicate(timeout=PATIENCE)[0].strip() for process in processes}
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert paths == {str(fetch(store, "a"))}
     assert fetch(store, "a").read_bytes() == content
@@ -105,7 +105,7 @@ def test_what_a_killed_process_has_fetched_is_not_fetched_again(
     store.put("a", content)
     line.answered, line.held = 0, 9 << 20
     with start("a") as process:
-        wait_until(lambda: _bytes(home() / "cache") >= 8 << 20, timeout=30)
+        wait_until(lambda: _bytes(home() / "cache") >= 8 << 20)
         process.kill()
     line.answered, line.held = 0, None
     assert fetch(open_store(store.address, store._environment), "a").read_bytes() == content  # type: ignore[attr-defined]

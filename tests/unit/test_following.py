@@ -3,15 +3,15 @@
 import base64
 import logging
 import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from lineages import add
 from mlflow import MlflowClient
-from real_cluster import wait_until
+from real_cluster import PATIENCE, wait_until
 from unit_factories import measured_schedule
 
 from l2c_ray.caching.pipeline import Pipeline, encode_png
@@ -52,25 +52,33 @@ def served_version(engine: Engine) -> int:
     return schedule.version
 
 
+@dataclass
+class Lookups:
+    """How many of an alias there were."""
+
+    begun: int = 0
+    over: int = 0
+
+    def wait_for(self, count: int = 4) -> None:
+        """That many more."""
+        enough = self.over + count
+        wait_until(lambda: self.over >= enough)
+
+
 @pytest.fixture
-def lookups(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Grows with every lookup of an alias that is over."""
-    seen: list[str] = []
+def lookups(monkeypatch: pytest.MonkeyPatch) -> Lookups:
+    seen = Lookups()
     resolve = following.resolve
 
     def counted(client: MlflowClient, name: str, alias: str) -> RegisteredVersion:
+        seen.begun += 1
         try:
             return resolve(client, name, alias)
         finally:
-            seen.append(alias)
+            seen.over += 1
 
     monkeypatch.setattr(following, "resolve", counted)
     return seen
-
-
-def wait_for_lookups(lookups: list[str], count: int = 4) -> None:
-    enough = len(lookups) + count
-    wait_until(lambda: len(lookups) >= enough)
 
 
 @pytest.fixture
@@ -120,54 +128,54 @@ def test_guidance_follows_the_schedule(
 
 
 def test_alias_is_not_looked_up_before_it_is_time(
-    client: MlflowClient, second: RegisteredVersion, lookups: list[str]
+    client: MlflowClient, second: RegisteredVersion, lookups: Lookups
 ) -> None:
     with serving(refresh_seconds=3600.0) as engine:
         client.set_registered_model_alias(NAME, "champion", "2")
         assert version_of(engine.generate(REQUEST)) == 1
-    assert len(lookups) == 1
+    assert lookups.over == 1
 
 
 def test_version_that_is_served_is_not_fetched_again(
-    first: RegisteredVersion, half: Schedule, registry_home: Path, lookups: list[str], caplog: pytest.LogCaptureFixture
+    first: RegisteredVersion, half: Schedule, registry_home: Path, lookups: Lookups, caplog: pytest.LogCaptureFixture
 ) -> None:
     with serving(), caplog.at_level(logging.WARNING):
         schedule_file(registry_home, half).unlink()
-        wait_for_lookups(lookups)
+        lookups.wait_for()
     assert caplog.text == ""
 
 
 def test_request_does_not_wait_for_a_registry_that_hangs(
-    first: RegisteredVersion, registry_home: Path, lookups: list[str]
+    first: RegisteredVersion, registry_home: Path, lookups: Lookups, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = registry_home / "mlflow.db"
+    # By default a lookup gives up after five seconds.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}?timeout={PATIENCE}")
     with serving() as engine, closing(sqlite3.connect(database)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        time.sleep(10 * OFTEN)
-        before = len(lookups)
+        waiting = lookups.begun + 1
+        wait_until(lambda: lookups.begun >= waiting)
         assert version_of(engine.generate(REQUEST)) == 1
         assert served_version(engine) == 1
-        time.sleep(10 * OFTEN)
-        # The lookup that waits for the database, five seconds by default, has not ended yet.
-        assert len(lookups) == before
+        assert (lookups.begun, lookups.over) == (waiting, waiting - 1)
         other.rollback()
-        wait_for_lookups(lookups)
+        lookups.wait_for()
 
 
 def test_trouble_is_told_when_it_begins_and_when_it_is_over(
-    client: MlflowClient, first: RegisteredVersion, lookups: list[str], caplog: pytest.LogCaptureFixture
+    client: MlflowClient, first: RegisteredVersion, lookups: Lookups, caplog: pytest.LogCaptureFixture
 ) -> None:
     def told() -> list[str]:
         return [record.getMessage() for record in caplog.records if record.name == following.__name__]
 
     with serving() as engine, caplog.at_level(logging.WARNING):
         client.delete_registered_model_alias(NAME, "champion")
-        wait_for_lookups(lookups)
+        lookups.wait_for()
         assert version_of(engine.generate(REQUEST)) == 1
         (begun,) = told()
         assert begun.startswith(f"still serving models:/{NAME}/1: {NAME}@champion")
         client.set_registered_model_alias(NAME, "champion", "1")
-        wait_for_lookups(lookups)
+        lookups.wait_for()
         assert told() == [begun, f"following {NAME}@champion again"]
 
 
@@ -178,12 +186,12 @@ def test_alias_that_moves_to_a_corrupt_schedule_leaves_the_last_one_until_it_mov
     less: Schedule,
     digits_pipeline: Pipeline,
     registry_home: Path,
-    lookups: list[str],
+    lookups: Lookups,
 ) -> None:
     schedule_file(registry_home, less).write_text("{")
     with serving() as engine:
         client.set_registered_model_alias(NAME, "champion", "2")
-        wait_for_lookups(lookups)
+        lookups.wait_for()
         assert version_of(engine.generate(REQUEST)) == 1
         third = add(client, run, measured_schedule(digits_pipeline, fixed_interval(4, 24, 3)), worth_serving=False)
         client.set_registered_model_alias(NAME, "champion", str(third.version))
@@ -191,7 +199,7 @@ def test_alias_that_moves_to_a_corrupt_schedule_leaves_the_last_one_until_it_mov
 
 
 def test_error_that_nobody_thought_of_does_not_end_the_following(
-    client: MlflowClient, second: RegisteredVersion, monkeypatch: pytest.MonkeyPatch, lookups: list[str]
+    client: MlflowClient, second: RegisteredVersion, monkeypatch: pytest.MonkeyPatch, lookups: Lookups
 ) -> None:
     def fail(_: RegisteredVersion) -> Schedule:
         raise ZeroDivisionError
@@ -200,6 +208,6 @@ def test_error_that_nobody_thought_of_does_not_end_the_following(
         with monkeypatch.context() as patch:
             patch.setattr(following, "load_schedule", fail)
             client.set_registered_model_alias(NAME, "champion", "2")
-            wait_for_lookups(lookups)
+            lookups.wait_for()
             assert version_of(engine.generate(REQUEST)) == 1
         wait_until(lambda: served_version(engine) == 2)

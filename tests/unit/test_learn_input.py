@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from real_object_store import BUCKET, running_object_server
+from real_object_store import BUCKET, ObjectServer
 from unit_factories import Refused
 
 DIGITS = Path(__file__).parents[2] / "jobs" / "configs" / "digits.toml"
@@ -29,13 +29,12 @@ def test_bad_input_is_told_in_one_line(refused: Refused, override: str, named: s
 
 
 def test_wrong_keys_of_the_storage_are_told_without_them(
-    refused: Refused, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    refused: Refused, monkeypatch: pytest.MonkeyPatch, object_server: ObjectServer
 ) -> None:
-    with running_object_server(tmp_path / "swift") as server:
-        for name, value in server.environment("s3cret-but-wrong").items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setenv("L2C_STORAGE", f"s3://{BUCKET}/runs")
-        line = refused("learn", DIGITS)
+    for name, value in object_server.environment("s3cret-but-wrong").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("L2C_STORAGE", f"s3://{BUCKET}/runs")
+    line = refused("learn", DIGITS)
     assert line.startswith(f"error: s3://{BUCKET}/runs/")
     assert "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in line
     assert "s3cret" not in line

@@ -1,12 +1,12 @@
-"""Addresses in $RAY_ADDRESS at which there is no Ray: told within seconds, before Ray is asked."""
+"""Addresses in $RAY_ADDRESS at which there is no Ray: told before Ray is asked."""
 
 import http.server
 import socket
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
+import ray
 from ray.util import get_node_ip_address
 
 from l2c_ray.distributed import cluster
@@ -31,10 +31,11 @@ def web_server() -> Iterator[str]:
 
 def refusal(address: str, monkeypatch: pytest.MonkeyPatch) -> L2CError:
     monkeypatch.setenv("RAY_ADDRESS", address)
-    start = time.monotonic()
+    # Its own attempts go on for minutes.
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was asked"))
+    monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 0.5)
     with pytest.raises(L2CError) as caught:
         cluster.connect()
-    assert time.monotonic() - start < 10
     assert "\n" not in str(caught.value)
     return caught.value
 

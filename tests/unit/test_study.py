@@ -93,8 +93,8 @@ def test_warm_start_is_from_the_nearest_finished_trial() -> None:
     assert driver.attribute(again.number, "warm_from") == 2
 
 
-def test_database_of_no_encoding_keeps_studies(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    address = database.make("ascii", "encoding 'SQL_ASCII' template template0")
+def test_database_of_no_encoding_keeps_studies(database_server: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = database_server.make("ascii", "encoding 'SQL_ASCII' template template0")
     # By the name of the database alone, as other programs take it.
     monkeypatch.setenv(STORAGE_VARIABLE, address.replace("postgresql+psycopg", "postgresql"))
     assert run_all(Driver(search_config(study={"trials": 2}), "a", Clock())) == 2

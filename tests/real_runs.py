@@ -1,0 +1,32 @@
+"""Learning runs of `l2c learn` that a test kills, stops or cuts off, and what they leave behind."""
+
+from real_cluster import DIGITS, SMALL, set_options
+from real_object_store import BUCKET, ObjectServer
+
+from l2c_ray.storage.objects import ObjectStore
+
+RUNS = f"s3://{BUCKET}/runs"
+"""Where runs are kept whose cluster was started without the keys: nobody but their driver has them."""
+
+
+UNDISTURBED = (*SMALL, "cluster.workers=2", "training.iterations=60", "run.seed=3", "run.name='undisturbed'")
+"""Settings of a run that some tests share when it is finished."""
+
+
+def learning(*overrides: str) -> list[str]:
+    """The command, made small; it goes on for a while unless told otherwise."""
+    return ["l2c", "learn", str(DIGITS), *set_options(*SMALL, "training.iterations=1000", *overrides)]
+
+
+def in_s3(server: ObjectServer) -> dict[str, str]:
+    """The variables of a driver whose run is kept there, and is told of by Ray's dashboard."""
+    return server.environment() | {"L2C_STORAGE": RUNS, "RAY_TRAIN_ENABLE_STATE_TRACKING": "1"}
+
+
+def checkpoints(store: ObjectStore, run: str) -> list[str]:
+    return [name for name in store.names(run) if name.endswith("/state.safetensors")]
+
+
+def iterations(log: str) -> list[int]:
+    """Those that the log tells of."""
+    return [int(line.split()[1].split("/")[0]) for line in log.splitlines() if line.startswith("learning ")]
