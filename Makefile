@@ -65,7 +65,8 @@ test: lint
 
 # Long outages, and every reader of files from outside on twenty times as many damaged ones.
 faults: $(INSTALLED)
-	L2C_FUZZ_EXAMPLES=2000 $(TESTS) tests/faults $(wildcard tests/unit/test_fuzz_*.py)
+	$(TESTS) tests/faults
+	L2C_FUZZ_EXAMPLES=2000 $(TESTS) -m fuzz tests/unit
 
 bench: $(INSTALLED)
 	$(BIN)/pytest -s tests/benchmarks

@@ -1,12 +1,20 @@
 """Files that somebody has damaged or built to do harm, for every reader of bytes from outside."""
 
 import os
+from collections.abc import Callable
+from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 
-fuzzed = settings(max_examples=int(os.environ.get("L2C_FUZZ_EXAMPLES", "100")))
-"""How many inputs a test of a reader tries; they are the same in every run."""
+_EXAMPLES = int(os.environ.get("L2C_FUZZ_EXAMPLES", "100"))
+
+
+def fuzzed(test: Callable[..., Any]) -> Any:
+    """A test of a reader with as many damaged inputs as `L2C_FUZZ_EXAMPLES` says, the same ones in every run."""
+    return pytest.mark.fuzz(settings(max_examples=_EXAMPLES)(test))
+
 
 _ODD = (b"\x00", b"\xff", b"\xff" * 8, b"-1", b"9" * 400, b"[" * 2000, b'"', b"\n", b"\x1b[31m", b"\x00" * 512)
 """What readers stumble over: ends of strings, numbers that are too large, depth, control characters, empty blocks."""

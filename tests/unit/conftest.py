@@ -25,7 +25,8 @@ from unit_factories import GUIDANCE, L2C, Finished, Refused, measured_schedule
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.cli.main import main
 from l2c_ray.models import zoo
-from l2c_ray.models.base import CacheableTransformer, ZooEntry
+from l2c_ray.models.base import CacheableTransformer
+from l2c_ray.models.zoo import ZooEntry
 from l2c_ray.policies.fixed_interval import fixed_interval
 from l2c_ray.registry import tracking
 from l2c_ray.registry.tracking import TrackedRun

@@ -13,7 +13,8 @@ from unit_factories import L2C, Refused, sealed, small_schedule
 
 from l2c_ray.cli.jobs import run_job
 from l2c_ray.cli.json_output import print_json
-from l2c_ray.cli.output import console, notes, progress_display
+from l2c_ray.cli.output import console, notes
+from l2c_ray.cli.progress import progress_display
 
 HOSTILE = "a\n\x1b[31mb\u202ec\r[red]d[/] :smile: \x9b"
 SHOWN = r"a\n\x1b[31mb\u202ec\r[red]d[/] :smile: \x9b"
@@ -35,11 +36,12 @@ def test_long_text_of_others_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_progress_and_notes_show_text_of_others_in_one_line_each(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress_display(f"work {HOSTILE}", 1) as display:
+    with progress_display() as display:
+        display.begin(f"plan {HOSTILE}", f"work {HOSTILE}", 1)
         display.update(1, f"note {HOSTILE}")
     notes.print(f"done {HOSTILE}", soft_wrap=True)
     lines = capsys.readouterr().err.splitlines()
-    assert lines == [f"work {SHOWN} 1/1 note {SHOWN}", f"done {SHOWN}"]
+    assert lines == [f"plan {SHOWN}", f"work {SHOWN} 1/1 (100%) note {SHOWN}", f"done {SHOWN}"]
 
 
 def test_schedule_with_control_characters_is_shown_in_as_many_lines_as_any(l2c: L2C, tmp_path: Path) -> None:
