@@ -12,7 +12,6 @@ from unit_factories import L2C, Refused, sealed
 from l2c_ray.caching.pipeline import Pipeline, encode_png
 from l2c_ray.cli.main import main
 from l2c_ray.config.learn import LearnConfig
-from l2c_ray.models import zoo
 from l2c_ray.schedule import Schedule
 
 FEW_STEPS = ("--steps", "4")
@@ -65,14 +64,6 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_others(l2c: L2C, tmp_pa
 
     assert generate(1) == generate(1)
     assert generate(1) != generate(2)
-
-
-def test_generate_refuses_a_model_that_draws_latents(
-    refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(zoo, "load", lambda *_: zoo.skeleton("dit-s-8-256"))
-    line = refused("generate", "dit-s-8-256", "--label", 3, "--out", tmp_path / "a.png", "--checkpoint", tmp_path)
-    assert "have 4 channels and are no pictures" in line
 
 
 def test_generate_takes_a_schedule_from_a_file_or_by_its_alias(
