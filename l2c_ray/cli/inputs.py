@@ -68,8 +68,11 @@ def require_there(key: str, place: str | None) -> None:
     Raises:
         StorageError: names it.
     """
-    if place and "://" not in place and not Path(place).exists():
-        raise StorageError(place, "is not there", f"correct {key}")
+    if place and "://" not in place:
+        try:
+            Path(place).stat()
+        except OSError as error:
+            raise StorageError(place, f"cannot be read ({error.strerror})", f"correct {key}") from error
 
 
 def open_pipeline(

@@ -16,7 +16,7 @@ from l2c_ray.data.images import LabelledImages
 from l2c_ray.errors import CheckpointError, ConfigError, LearningError
 from l2c_ray.learning.state import pack, unpack
 from l2c_ray.models.base import CacheableTransformer, compute_all
-from l2c_ray.models.dit import DiT
+from l2c_ray.models.dit import DiT, transformer_class
 from l2c_ray.models.uvit import UViT, UViTShape, noise_scheduler
 from l2c_ray.storage.files import home, make_writable
 from l2c_ray.storage.tensors import read_tensors, write_tensors
@@ -187,10 +187,10 @@ def build_model(config: PretrainingConfig) -> CacheableTransformer:
 
 def _build_dit(config: PretrainingConfig) -> CacheableTransformer:
     """Its blocks start as the identity (adaLN-zero) and its output starts at zero."""
-    from diffusers import DDIMScheduler, DiTTransformer2DModel
+    from diffusers import DDIMScheduler
 
     channels, image_size, _ = digits.IMAGE_SHAPE
-    transformer = DiTTransformer2DModel(
+    transformer = transformer_class()(
         num_attention_heads=config.heads,
         attention_head_dim=config.head_dim,
         in_channels=channels,

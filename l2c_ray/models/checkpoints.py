@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,10 +80,13 @@ def read_scheduler(folder: Path) -> DDIMScheduler:
     try:
         # Whatever device a model is built on, solvers read the noise schedule.
         with torch.device("cpu"):
-            scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
+            config = DDIMScheduler.load_config(folder, subfolder="scheduler", local_files_only=True)
+            # `from_pretrained` imports every other scheduler, and SciPy, to know which keys of theirs to leave out.
+            known = signature(DDIMScheduler).parameters
+            scheduler = DDIMScheduler(**{key: value for key, value in config.items() if key in known})
     except Exception as error:
         # Diffusers lets whatever a broken config leads to through.
-        raise unloadable(folder, error) from error
+        raise unloadable(folder / "scheduler" / DDIMScheduler.config_name, error) from error
     for key, wanted in _SCHEDULER.items():
         if scheduler.config[key] != wanted:
             raise CheckpointError(

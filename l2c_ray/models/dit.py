@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import copy
+import sys
 from functools import cache
+from importlib.abc import Loader
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -108,6 +112,21 @@ def _embedders_are_equal(transformer: DiTTransformer2DModel) -> bool:
     return all(torch.equal(tensor, other[name]) for other in others for name, tensor in first.items())
 
 
+@cache
+def transformer_class() -> type[DiTTransformer2DModel]:
+    """Diffusers' class, from its own file: its package imports a hundred other models first, and SciPy for some."""
+    name = "diffusers.models.transformers.dit_transformer_2d"
+    if name not in sys.modules:
+        models = cast(ModuleSpec, find_spec("diffusers.models")).submodule_search_locations
+        file = Path(cast(list[str], models)[0], "transformers", "dit_transformer_2d.py")
+        spec = cast(ModuleSpec, spec_from_file_location(name, file))
+        module = module_from_spec(spec)
+        cast(Loader, spec.loader).exec_module(module)
+        # From here on it is the package's too.
+        sys.modules[name] = module
+    return cast("type[DiTTransformer2DModel]", sys.modules[name].DiTTransformer2DModel)
+
+
 def load_folder(name: str, folder: Path) -> DiT:
     """The model in a folder of diffusers' layout (transformer/, scheduler/).
 
@@ -115,10 +134,7 @@ def load_folder(name: str, folder: Path) -> DiT:
         CheckpointError: a file is missing, truncated, or holds other tensors than the model has.
     """
     sha256 = digest(folder / WEIGHTS)
-
-    from diffusers import DiTTransformer2DModel
-
-    transformer = read_module(DiTTransformer2DModel, (folder / WEIGHTS).parent)
+    transformer = read_module(transformer_class(), (folder / WEIGHTS).parent)
     if _embedders_are_equal(transformer):
         share_embedder(transformer)
     return DiT(transformer, read_scheduler(folder), name, sha256)
@@ -126,7 +142,6 @@ def load_folder(name: str, folder: Path) -> DiT:
 
 def build_like(folder: Path, name: str) -> DiT:
     """A model of the sizes that the folder's config.json tells, with random weights."""
-    from diffusers import DiTTransformer2DModel
-
-    config = DiTTransformer2DModel.load_config(folder, subfolder="transformer", local_files_only=True)
-    return DiT(DiTTransformer2DModel.from_config(config), read_scheduler(folder), name, None)
+    kind = transformer_class()
+    config = kind.load_config(folder, subfolder="transformer", local_files_only=True)
+    return DiT(kind.from_config(config), read_scheduler(folder), name, None)

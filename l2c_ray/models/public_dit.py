@@ -11,7 +11,7 @@ from torch import Tensor
 from l2c_ray.errors import CheckpointError
 from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.models.checkpoints import digest, require_tensors
-from l2c_ray.models.dit import DiT, load_folder, share_embedder
+from l2c_ray.models.dit import DiT, load_folder, share_embedder, transformer_class
 from l2c_ray.models.published import read_public
 
 _SIZES = {"s": (12, 384, 6), "b": (12, 768, 12), "l": (24, 1024, 16), "xl": (28, 1152, 16)}
@@ -91,9 +91,9 @@ def load_as(shape: DiTShape, name: str, path: Path) -> CacheableTransformer:
 
 def build(shape: DiTShape, name: str) -> DiT:
     """A model with random weights on torch's default device."""
-    from diffusers import DDIMScheduler, DiTTransformer2DModel
+    from diffusers import DDIMScheduler
 
-    transformer = DiTTransformer2DModel(
+    transformer = transformer_class()(
         num_attention_heads=shape.heads,
         attention_head_dim=shape.width // shape.heads,
         in_channels=shape.channels,

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from l2c_ray.data import digits
 from l2c_ray.data.images import LabelledImages
@@ -16,6 +17,13 @@ def test_all_digits_are_there_with_their_labels(data: LabelledImages) -> None:
     assert data.labels.shape == (1797,)
     assert data.labels.unique().tolist() == list(range(digits.NUM_CLASSES))
     assert (data.images.dtype, data.labels.dtype) == (torch.float32, torch.int64)
+
+
+def test_digits_are_those_that_scikit_learn_loads(data: LabelledImages) -> None:
+    theirs = load_digits()
+    images = torch.as_tensor(theirs.images, dtype=torch.float32)[:, None] / 8 - 1
+    assert torch.equal(data.images, images)
+    assert torch.equal(data.labels, torch.as_tensor(theirs.target, dtype=torch.long))
 
 
 def test_pixels_fill_the_range_from_minus_1_to_1(data: LabelledImages) -> None:

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DiTTransformer2DModel
 from safetensors.torch import load_file, save_file
 from unit_factories import Trap, tiny_dit
 
 from l2c_ray.errors import CheckpointError, ConfigError
 from l2c_ray.models import zoo
 from l2c_ray.models.base import CacheableTransformer, compute_all
-from l2c_ray.models.dit import DiT
+from l2c_ray.models.dit import DiT, transformer_class
 from l2c_ray.models.layout import CONFIG, WEIGHTS
 
 SCHEDULER = Path("scheduler", "scheduler_config.json")
@@ -145,6 +146,10 @@ def test_unknown_model_is_refused_with_the_names_there_are() -> None:
 def test_missing_weights_are_refused_naming_the_file(checkpoint: Path) -> None:
     (checkpoint / WEIGHTS).unlink()
     assert refusal(checkpoint).subject == str(checkpoint / WEIGHTS)
+
+
+def test_class_is_the_one_that_diffusers_package_has() -> None:
+    assert transformer_class() is DiTTransformer2DModel
 
 
 def test_missing_folder_is_refused_naming_the_file(tmp_path: Path) -> None:

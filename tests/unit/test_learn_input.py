@@ -18,7 +18,7 @@ def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("override", "named"),
     [
-        ("model.checkpoint='/nowhere'", "/nowhere/transformer/diffusion_pytorch_model.safetensors"),
+        ("model.checkpoint='/nowhere'", "/nowhere: cannot be read"),
         ("model.name='other'", "other"),
         ("sampler.name='other'", "other"),
         ("run.storage='/proc/runs'", "/proc/runs"),

@@ -1,0 +1,105 @@
+"""What the import of each entry point may load of the libraries that take long to load; all else waits for its use."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import l2c_ray
+
+HEAVY = {
+    "boto3",
+    "botocore",
+    "diffusers",
+    "fastapi",
+    "matplotlib",
+    "mlflow",
+    "numpy",
+    "optuna",
+    "pandas",
+    "PIL",
+    "pyarrow",
+    "ray",
+    "requests",
+    "scipy",
+    "sklearn",
+    "sqlalchemy",
+    "torch",
+    "torchmetrics",
+}
+PACKAGE = Path(l2c_ray.__file__).parent
+JOBS = PACKAGE.parent / "jobs"
+
+
+def modules_of(*folders: str) -> list[str]:
+    files = (file for folder in folders for file in sorted((PACKAGE / folder).glob("*.py")))
+    return [".".join(("l2c_ray", *file.relative_to(PACKAGE).with_suffix("").parts)) for file in files]
+
+
+LIGHT = [
+    "l2c_ray",
+    "l2c_ray.schedule",
+    *modules_of("cli", "config", "policies", "registry"),
+    "l2c_ray.distributed.local_head",
+    "l2c_ray.interop.cache_dit",
+    "l2c_ray.interop.smoothcache",
+    "l2c_ray.models.zoo",
+    "l2c_ray.sampling.solvers",
+    "l2c_ray.search.results",
+    "l2c_ray.storage.folder",
+    "l2c_ray.storage.objects",
+]
+"""Those of every command before its work begins: what a command is given is read and checked by them alone."""
+LIGHT.remove("l2c_ray.registry.pyfunc")
+"""MLflow loads it to make images."""
+
+A_LEARNER = """
+from l2c_ray.config.learn import LearnConfig
+from l2c_ray.data.training import open_training_images
+from l2c_ray.learning.learners import make_learner
+from l2c_ray.models import zoo
+from l2c_ray.sampling.solvers import make_solver
+
+tables = {"model": {"name": "digits-dit"}, "router": {"budget": 0.5}, "training": {"iterations": 9}}
+config = LearnConfig.parse(tables, source="test")
+model = zoo.load(config.model.name)
+make_learner(config, model, make_solver("ddim", 20, model), open_training_images(config))
+"""
+
+RAY = {"ray", "requests"}
+RAY_TRAIN = RAY | {"pandas", "pyarrow"}
+RAY_SERVE = RAY | {"fastapi", "pandas", "pyarrow"}
+
+ENTRY_POINTS = {
+    "worker": ("import l2c_ray.distributed.worker" + A_LEARNER, RAY_TRAIN | {"diffusers", "numpy", "PIL", "torch"}),
+    "sampler": ("import l2c_ray.distributed.sampling", RAY | {"numpy", "torch"}),
+    "trial": ("import l2c_ray.distributed.trials", RAY_TRAIN | {"numpy", "torch"}),
+    "learning driver": ("import l2c_ray.distributed.learn", RAY_TRAIN | {"numpy", "torch"}),
+    "serving application": ("import l2c_ray.serving.app", RAY_SERVE | {"numpy", "torch"}),
+    "loader of pyfunc": ("import l2c_ray.registry.pyfunc", {"numpy", "torch"}),
+}
+
+
+def test_no_module_of_a_command_loads_a_heavy_library() -> None:
+    imports = "\n".join(f"import {module}" for module in LIGHT)
+    assert loaded(imports) == set()
+
+
+@pytest.mark.parametrize("job", sorted(JOBS.glob("*.py")), ids=lambda job: job.stem)
+def test_no_job_loads_a_heavy_library_before_its_work(job: Path) -> None:
+    assert loaded(f"import runpy; runpy.run_path({str(job)!r})") == set()
+
+
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_an_entry_point_loads_nothing_that_it_does_not_need(name: str) -> None:
+    code, allowed = ENTRY_POINTS[name]
+    assert loaded(code) == allowed
+
+
+def loaded(code: str) -> set[str]:
+    """The heavy libraries that a process has loaded which runs this code."""
+    told = "\nimport sys; print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code + told], stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return HEAVY & set(done.stderr.splitlines()[-1].split())
