@@ -40,7 +40,9 @@ def test_unknown_user_without_a_folder_gets_one_line() -> None:
     done = run("from l2c_ray.cli.main import main; main(['registry', 'list'])")
     assert done.returncode == 2
     told = done.stderr.splitlines()[-1]
-    assert told == "error: L2C_HOME: is not set, and this user has no home folder; name a folder there"
+    assert told == (
+        "error: L2C_HOME: names no folder, and this user has no home directory; set it to a folder you may write"
+    )
 
 
 def test_unknown_user_with_a_folder_registers_under_its_number(tmp_path: Path) -> None:

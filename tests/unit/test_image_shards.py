@@ -193,5 +193,9 @@ def test_bad_input_ends_the_commands_before_any_work(tmp_path: Path, refused: Re
     config.write_text('[model]\nname = "digits-dit"\n[images]\nstorage = "images"\n')
     assert "images.size in " in refused("imagenet", "generate", config, "--set", "images.size=3")
     assert "model.name" in refused("imagenet", "generate", config, "--set", "model.name=none")
-    files = ("--reference", tmp_path / "none.npz", "--inception", tmp_path / "none.pth")
+    reference, inception = tmp_path / "real.npz", tmp_path / "inception.pth"
+    files = ("--reference", reference, "--inception", inception)
+    for missing in (reference, inception):
+        assert f"{missing}: cannot be read" in refused("imagenet", "evaluate", tmp_path, *files)
+        missing.touch()
     assert "has no images" in refused("imagenet", "evaluate", tmp_path, *files)

@@ -52,6 +52,7 @@ READ = {
     "router.profile",
     "promotion.checkpoint",
     "checkpoint",
+    "vae",
 }
 TEXT = {
     "run.name",
@@ -61,6 +62,7 @@ TEXT = {
     "model.name",
     "sampler",
     "sampler.name",
+    "source.files",
     "source.image_column",
     "source.label_column",
     "promotion.name",
@@ -68,6 +70,7 @@ TEXT = {
     "promotion.why",
     "name",
     "alias",
+    "hosts",
     "space.choices",
 }
 """Keys that no place is given by. A new key has to be put into one of the three."""
@@ -91,6 +94,7 @@ READ_OPTIONS = {
     "schedule show file",
     "schedule import file",
     "schedule export file",
+    "generate --vae",
 } | {f"{command} --checkpoint" for command in ("generate", "compare", "bench", "profile", "drift")}
 TEXT_OPTIONS = {"--set", "--alias", "--why", "--model", "--sampler", "--policies", "model", "name", "version"} | {
     "first",
@@ -108,6 +112,7 @@ VARIABLES_OF_NO_PLACE = {
     "L2C_HEAD",
     "L2C_WHO",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR",
+    "RAY_JOB_STOP_WAIT_TIME_S",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES",
     "MLFLOW_HTTP_REQUEST_TIMEOUT",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT",

@@ -15,7 +15,7 @@ from unit_factories import L2C
 
 from l2c_ray.distributed import local_head
 from l2c_ray.storage import environment
-from l2c_ray.storage.trees import FileTree
+from l2c_ray.storage.trees import open_tree
 
 PROXIES = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
@@ -90,7 +90,8 @@ def test_s3_of_this_machine_is_reached(url: str) -> None:
     found = boto3.session.Session().client("s3", endpoint_url=url, **keys).list_objects_v2(Bucket="bucket")
     assert [each["Key"] for each in found["Contents"]] == ["images/a.png"]
     variables = {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
-    assert FileTree("s3://bucket/images", {**variables, "AWS_REGION": "us-east-1"}).files() == {"a.png": 7}
+    (entry,) = open_tree("s3://bucket/images", {**variables, "AWS_REGION": "us-east-1"}).entries()
+    assert (entry.name, entry.size) == ("a.png", 7)
 
 
 def test_commands_reach_a_tracking_server_of_this_machine(l2c: L2C, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
