@@ -44,6 +44,11 @@ def repeated(value: bytes, rows: int) -> bytes:
     return written({"image": images, "label": labels}, dictionary_pagesize_limit=100 * MIB, store_schema=False)
 
 
+def varint(number: int) -> bytes:
+    """As numbers are written at the end of a table."""
+    return bytes([number & 127 | 128]) + varint(number >> 7) if number > 127 else bytes([number])
+
+
 def examples(folder: Path, part_size: int = 4) -> list[Example]:
     source = ParquetImages(open_tree(str(folder)), None, 3, part_size, Columns("image", "label"))
     return [example for part in source.parts() for example in source.read(part)]
@@ -74,6 +79,15 @@ def test_few_bytes_that_would_become_a_large_picture_are_refused_unread(tmp_path
     (tmp_path / "a.parquet").write_bytes(content)
     assert arrow_bytes(lambda: refusal(tmp_path)) < 4 * MIB
     assert f"{tmp_path}/a.parquet: would become 80 MiB of {len(content)} bytes" in refusal(tmp_path)
+
+
+def test_table_that_tells_of_less_than_nothing_is_refused(tmp_path: Path) -> None:
+    content = written({"image": [bytes(80 * MIB)], "label": [0]}, compression="zstd", use_dictionary=False)
+    unpacked = pq.ParquetFile(io.BytesIO(content)).metadata.row_group(0).column(0).total_uncompressed_size
+    told = varint(2 * unpacked)
+    # An odd number stands for one below zero.
+    (tmp_path / "a.parquet").write_bytes(content.replace(told, bytes([told[0] | 1]) + told[1:]))
+    assert f"{tmp_path}/a.parquet: would become -" in refusal(tmp_path)
 
 
 def test_picture_that_all_rows_share_is_in_memory_once(tmp_path: Path) -> None:

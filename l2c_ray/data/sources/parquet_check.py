@@ -74,12 +74,13 @@ def _require_likely_bytes(path: str, metadata: Any, size: int, columns: Columns)
         for leaf in range(metadata.num_columns)
         if f"{metadata.schema.column(leaf).path}.".startswith((f"{columns.image}.", f"{columns.label}."))
     ]
-    unpacked = sum(
+    sizes = [
         metadata.row_group(group).column(leaf).total_uncompressed_size
         for group in range(metadata.num_row_groups)
         for leaf in leaves
-    )
-    if unpacked > max(_MOST_UNPACKED, _MOST_EXPANSION * size):
+    ]
+    unpacked = sum(sizes)
+    if min(sizes, default=0) < 0 or unpacked > max(_MOST_UNPACKED, _MOST_EXPANSION * size):
         problem = f"would become {unpacked >> 20} MiB of {size} bytes, which pictures never do"
         raise StorageError(path, problem, "get it again, or write the pictures as JPEG or PNG")
 
