@@ -57,8 +57,8 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# What needs the cluster goes to one process, and first; see tests/conftest.py.
-TESTS := $(BIN)/pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+# What shares the cluster goes to one process, and first; see tests/conftest.py.
+TESTS := $(BIN)/pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
 test: lint
 	$(TESTS)

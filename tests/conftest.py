@@ -4,6 +4,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -12,29 +13,23 @@ from real_cluster import Cluster
 from real_database import Database, running_database
 from real_object_store import ObjectServer, files_with_secrets, running_object_server
 from real_tracking_server import TrackingServer, running_tracking_server
+from xdist.scheduler import LoadScopeScheduling
 
 from l2c_ray.distributed import local_head
 
-SERVERS = {"object_server", "database_server", "tracking_server", "storage"}
-"""Fixtures that start a server once in a process."""
+ON_THE_CLUSTER = ("tests/integration/", "tests/faults/")
+"""Folders whose tests share it."""
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Deals tests out so that the cluster starts in one process only, and so do the servers of those without it.
+class OneForTheCluster(LoadScopeScheduling):
+    """Deals tests out so that the cluster starts in one process only; all others go by their modules."""
 
-    The cluster's tests take longest and begin first; all others go by their modules to whichever process is free.
-    """
-    items.sort(key=lambda item: ("cluster", "servers", _group(item)).index(_group(item)))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    def _split_scope(self, nodeid: str) -> str:
+        return "cluster" if nodeid.startswith(ON_THE_CLUSTER) else nodeid.partition("::")[0]
 
 
-def _group(item: pytest.Item) -> str:
-    fixtures = set(getattr(item, "fixturenames", ()))
-    if "cluster" in fixtures:
-        return "cluster"
-    return "servers" if fixtures & SERVERS else item.path.stem
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneForTheCluster:
+    return OneForTheCluster(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,4 +1,4 @@
-"""A head on a machine where others have the usual ports, what is left when it stops, and a shell that reaches it."""
+"""A head on a machine where others have the usual ports, and what is left when it stops."""
 
 import os
 import socket
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from real_cluster import PATIENCE, REPOSITORY, Cluster, named
+from real_cluster import PATIENCE, REPOSITORY, named
 
 from l2c_ray.distributed import local_head
 
@@ -57,24 +57,6 @@ def test_failing_quickstart_says_how_to_stop_and_down_leaves_no_process_and_no_f
     assert [process for process in started if lives(process)] == []
     assert not Path(head.temp_dir).exists()
     assert not {"local-head.json", "head.env"} & {path.name for path in home.iterdir()}
-
-
-def test_shell_that_sources_the_exports_reaches_the_head(cluster: Cluster) -> None:
-    script = (
-        f". {local_head.exports_file()} && ray job submit -- echo from the shell && serve status && l2c registry list"
-    )
-    done = subprocess.run(
-        ["sh", "-c", script],
-        env={"PATH": "/usr/bin:/bin", "HOME": os.environ["HOME"]},
-        cwd=cluster.home,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "from the shell" in done.stdout
-    assert "compute share" in done.stdout
 
 
 def lives(process: psutil.Process) -> bool:
