@@ -85,7 +85,8 @@ def open_pipeline(
 ) -> Pipeline:
     """The model with the sampler that it is run by; what is not given is that of the model's authors."""
     guidance = guidance_of(model, "MODEL", guidance_scale, guidance_rule)
-    sampler = sampler or zoo.require(model, checkpoint).sampler
+    entry = zoo.require(model, checkpoint)
+    sampler = sampler or entry.sampler
     solvers.require(sampler, steps)
 
     from l2c_ray.caching.pipeline import Pipeline
