@@ -1,5 +1,7 @@
 """Learning runs of `l2c learn` that a test kills, stops or cuts off, and what they leave behind."""
 
+import re
+
 from real_cluster import DIGITS, SMALL, set_options
 from real_object_store import BUCKET, ObjectServer
 
@@ -29,4 +31,4 @@ def checkpoints(store: ObjectStore, run: str) -> list[str]:
 
 def iterations(log: str) -> list[int]:
     """Those that the log tells of."""
-    return [int(line.split()[1].split("/")[0]) for line in log.splitlines() if line.startswith("learning ")]
+    return [int(number) for number in re.findall(r"^learning (\d+)/", log, re.MULTILINE)]

@@ -37,11 +37,11 @@ def connect() -> None:
         InvalidInputError: `$RAY_ADDRESS` is no host:port.
         UnreachableError: the cluster there does not answer, or does not let this user in.
     """
-    if ray.is_initialized():
-        return
     address = os.environ.get("RAY_ADDRESS") or "local"
     if address not in ("local", "auto"):
         _knock(address)
+    if ray.is_initialized():
+        return
     try:
         ray.init(address=address, log_to_driver=False, **_options(address))
     except (OSError, RuntimeError, ValueError, RayError) as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from ray.job_submission import JobStatus
 from real_cluster import SMALL, Cluster, meanwhile, set_options, wait_until
-from real_runs import UNDISTURBED
+from real_runs import UNDISTURBED, iterations
 
 from l2c_ray.schedule import Schedule
 
@@ -27,7 +27,7 @@ def test_bad_config_fails_the_job_with_one_line(cluster: Cluster) -> None:
     status, log = cluster.wait_for_job(job)
     assert status == JobStatus.FAILED
     last = log.strip().splitlines()[-1]
-    assert last.startswith("error: router.lambda in jobs/configs/digits.toml: ")
+    assert last.startswith("error: router.lambda in --set: ")
 
 
 def test_stopped_job_leaves_a_checkpoint_and_the_bare_entrypoint_goes_on_with_it(cluster: Cluster) -> None:
@@ -46,7 +46,7 @@ def test_stopped_job_leaves_a_checkpoint_and_the_bare_entrypoint_goes_on_with_it
     again = cluster.submit("jobs/learn.py", "--config", "jobs/configs/digits.toml", *shorter)
     status, log = cluster.wait_for_job(again)
     assert status == JobStatus.SUCCEEDED, log
-    assert _first_iteration(log) > 20
+    assert iterations(log)[0] > 20
     run = cluster.mlflow_run("job-stopped")
     assert run.info.status == "FINISHED"
     assert _schedule(cluster, "job-stopped").provenance.settings["iterations"] == 120
@@ -96,8 +96,3 @@ def _schedule(cluster: Cluster, run_name: str) -> Schedule:
     run = cluster.mlflow_run(run_name)
     downloaded = cluster.mlflow.download_artifacts(run.info.run_id, "schedule.json", str(cluster.home))
     return Schedule.from_json(Path(downloaded).read_text(), source=run_name)
-
-
-def _first_iteration(log: str) -> int:
-    line = next(line for line in log.splitlines() if line.startswith("learning "))
-    return int(line.split()[1].split("/")[0])

@@ -63,10 +63,12 @@ def test_trials_within_budgets_keep_within_them(cluster: Cluster) -> None:
         "gate.images=8",
         "gate.resamples=100",
     )
-    options = set_options(*few, "study.trials=3", "study.parallel=1", "learn.sampler.steps=6", "study.name='budgets'")
+    options = set_options(
+        *few, "study.trials=3", "study.parallel=1", "learn.sampler.steps=6", "study.name='within-budgets'"
+    )
     done = cluster.l2c("search", str(WITHIN_BUDGETS), *options)
     assert done.returncode == 0, done.stderr
-    trials = journal(cluster, "budgets")
+    trials = journal(cluster, "within-budgets")
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3
     for trial in trials:
         assert trial.params["router.budget"] - 0.02 <= trial.values[0] <= trial.params["router.budget"]

@@ -45,7 +45,7 @@ def test_failing_quickstart_says_how_to_stop_and_down_leaves_no_process_and_no_f
     assert head
     assert not {head.gcs_port, head.dashboard_port, head.serve_port} & USUAL_PORTS
     # The job ran, so the head's agent has a port of its own too; only the tracking server is missing.
-    assert f"error: http://me:***@{address}: the tracking server does not answer" in failed.stdout
+    assert f"error: http://***@{address}: the tracking server does not answer" in failed.stdout
     assert failed.stdout.splitlines()[-1] == "not done; `make down` stops what is still up"
     assert failed.returncode == 1
     assert "s3cret" not in failed.stdout + failed.stderr + local_head.exports_file().read_text()
