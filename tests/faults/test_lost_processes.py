@@ -47,7 +47,8 @@ def test_run_in_s3_is_gone_on_with_after_a_stop_and_a_kill(
         wait_until(lambda: iterations(log.read_text()))
         assert iterations(log.read_text())[0] >= done
         wait_until(lambda: len(checkpoints(store, "moved-on")) > 1)
-    finished = cluster.l2c(*learning(name, "training.iterations=1000")[1:], **in_s3(object_server))
+    few = learning(name, f"training.iterations={iterations(log.read_text())[-1] + 400}")
+    finished = cluster.l2c(*few[1:], **in_s3(object_server))
     assert finished.returncode == 0, finished.stderr
     assert iterations(finished.stderr)[0] > done
     assert cluster.mlflow_run("moved-on").info.status == "FINISHED"
