@@ -4,7 +4,7 @@ import re
 from itertools import pairwise
 
 MOST_CHARACTERS = 500
-"""Of one part of an error; names, paths and addresses that somebody uses are shorter."""
+"""Length limit of one part of an error; names, paths and addresses in use are shorter."""
 
 _CUT = "..."
 _HIDDEN = "***"
@@ -14,13 +14,13 @@ _PARAMETER = re.compile(
     r"([?&;#][^=&;#?\s]{0,64}?(?:pass|pwd|token|secret|key|credential|sig|auth|sas)[^=&;#?\s]{0,64}=)[^&\s]*",
     re.IGNORECASE,
 )
-"""Of the query of an address."""
+"""Secret parameter of an address's query."""
 _SETTING = re.compile(
     r"((?:password|passwd|pwd|token|secret|access_key|api_?key)\s?=\s?)('[^']*'|\"[^\"]*\"|[^&\s]+)", re.IGNORECASE
 )
 """As connection strings and environments have them."""
 _ACCESS_KEY = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b")
-"""Of AWS; its secret half has no form of its own."""
+"""Key id of AWS; the secret half has no form of its own."""
 _WITHOUT_SCHEME = re.compile(r"(?<![\w/@])[^\s/\"'@:]{1,256}:[^\s/\"'@]{1,256}@(?=[\w\[])")
 """A user, a password and the begin of a host where the address is not one, or has lost its scheme."""
 _USER_ENDS = re.compile(r"[:/]|%3a", re.IGNORECASE)
@@ -51,7 +51,7 @@ def masked(text: str) -> str:
 
 
 def _without_userinfo(scheme: str, rest: str) -> str:
-    """What follows `scheme://`. A password may have any character in it, also a space, a slash and an @."""
+    """The text after `scheme://` without userinfo. A password may hold any character, even a space, a slash or an @."""
     userinfo, at, host = rest.rpartition("@")
     if not at:
         return rest

@@ -15,7 +15,7 @@ _MOST_LISTS = 300_000
 """And objects: a schedule with a forecast has one for each unit at each step. Parsers need 200 bytes for `[]`."""
 _MOST_VALUES = 1_000_000
 _MOST_KEYS = 1000
-"""Of one object; each that does not fit costs a kilobyte to tell."""
+"""Key limit of one object; each key that does not fit costs a kilobyte to tell."""
 
 
 def require_plain_json(text: str, source: str, remedy: str) -> None:

@@ -46,7 +46,7 @@ class Pictures:
 
     @property
     def vae_sha256(self) -> str | None:
-        """Of the autoencoder's weights, if there is one."""
+        """Hash of the autoencoder's weights, or None without one."""
         return self._decoder.sha256 if self._decoder else None
 
     @cached_property

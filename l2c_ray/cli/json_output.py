@@ -1,4 +1,4 @@
-"""What a script reads: JSON on stdout, which every parser takes."""
+"""JSON on stdout for scripts: every parser takes it."""
 
 import json
 from typing import Any

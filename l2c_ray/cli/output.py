@@ -1,4 +1,4 @@
-"""What a person sees: tables and lines."""
+"""Tables and lines for people."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from l2c_ray.schedule import Table as ScheduleTable
 
 _LONGEST = 2000
-"""Of one text, for instance of the units of a step."""
+"""Characters of one text, for instance of a list of units."""
 
 
 class _PlainConsole(Console):

@@ -29,7 +29,7 @@ class ProgressDisplay:
         self._bar = bar
         self._clock = clock
         self.title = ""
-        """Of what was begun last; empty at first."""
+        """Title of the work begun last; empty at first."""
 
     def begin(self, plan: str, title: str, total: int, done: int = 0) -> None:
         """Says the plan, and shows the progress of work that is `total` long from now on.

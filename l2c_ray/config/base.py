@@ -16,7 +16,7 @@ from l2c_ray.storage.files import read_text
 
 _COMMAND_LINE = "the command line"
 _MOST_BYTES = 1 << 20
-"""Of a config; those that ship have a thousandth of it."""
+"""Size limit of a config; the shipped ones have a thousandth of it."""
 
 
 def absolute(folder: str) -> str:

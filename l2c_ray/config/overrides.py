@@ -20,9 +20,9 @@ class Override(NamedTuple):
     """Names of tables and that of the key, with dots between them."""
     value: Any
     text: str | None = None
-    """What it was written as, if it was written in TOML's syntax."""
+    """The text as it was written, if it was written in TOML's syntax."""
     place: str = OPTION
-    """What errors call the place where it was given."""
+    """Name of its origin in errors."""
 
     @classmethod
     def parse(cls, given: str) -> Self:
@@ -56,7 +56,7 @@ class Override(NamedTuple):
 
 
 def value_of(subject: str, text: str) -> Any:
-    """What is written after `key=` on a command line: a value in TOML's syntax, or the text itself.
+    """The value written after `key=` on a command line: parsed by TOML's syntax, or the text itself.
 
     Raises:
         ConfigError: TOML reads it as something that has no value; says so of the subject.

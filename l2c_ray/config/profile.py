@@ -12,7 +12,7 @@ from l2c_ray.storage.files import read_text
 
 _REMEDY = "make it by l2c profile"
 _MOST_BYTES = 1 << 20
-"""Of the file, which has a line for each unit."""
+"""Size limit of the file, which has a line for each unit."""
 
 Seconds = Annotated[float, Field(ge=0)]
 

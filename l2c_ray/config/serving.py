@@ -48,8 +48,8 @@ class ServingConfig(JobConfig):
     sampler: Annotated[str, Field(min_length=1)] = "ddim"
     steps: Annotated[int, Field(ge=2, le=MOST_STEPS)] = 20
     guidance_scale: Annotated[float, Field(ge=0, le=MOST_GUIDANCE)] | None = None
-    """Of the full run, as is the rule: the model's own unless given. A schedule is run with the guidance that it was
-    made for."""
+    """Guidance of the full run, with `guidance_rule`: the model's own unless given. A schedule is run with the guidance
+    that it was made for."""
     guidance_rule: GuidanceRule | None = None
     alias: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,255}$")] = "champion"
     refresh_seconds: Annotated[float, Field(gt=0)] = 10.0

@@ -24,9 +24,9 @@ _SHARD = re.compile(r"^latents-(\d+)-([1-9]\d*)\.parquet$")
 _COLUMNS = ("latent", "label", "name")
 _SKIPPED = b"skipped"
 _BYTES = 2
-"""Of a value in float16."""
+"""Size of a value in float16."""
 _MOST_NAMES_BYTES = 64 << 20
-"""Of labels, and of names of images and those that were skipped."""
+"""Size limit of labels, names of images, and names of skipped ones together."""
 
 
 @dataclass(frozen=True)

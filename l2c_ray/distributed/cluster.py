@@ -64,7 +64,7 @@ def _options(address: str) -> dict[str, Any]:
 
 
 def _end(folder: Path) -> None:
-    """Of a Ray of this process's own."""
+    """Ends a Ray that this process has started."""
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -259,7 +259,7 @@ def _settings() -> dict[str, str]:
 
 
 def exports(head: LocalHead) -> str:
-    """What a shell runs to reach the head."""
+    """Shell commands that make the head reachable."""
     values = _settings() | dict(zip(_ADDRESSES, (head.address, head.dashboard_url, head.dashboard_url), strict=True))
     # Secrets stay where the user has them: in a file of their own, or in the environment.
     if path := token_file():

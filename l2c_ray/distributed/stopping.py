@@ -21,7 +21,7 @@ _WAIT_SECONDS = 3.0
 _RESERVE_SECONDS = 1.0
 """Kept of Ray's wait for the end that comes where no orderly stop did."""
 _LAST_SECONDS = 0.5
-"""Of the reserve, for the actions still under way."""
+"""Part of the reserve left for actions still under way."""
 
 Action = Callable[[], object]
 
@@ -30,7 +30,7 @@ class Stopping:
     """The wish to stop a run, and what is to be done about it."""
 
     def __init__(self, error: LearningStoppedError, grace_seconds: float) -> None:
-        """Of a run that ends with the error, and has so many seconds to do so in an orderly way."""
+        """A stop of a run that ends with `error` and has `grace_seconds` for an orderly end."""
         self.requested = False
         self.error = error
         self.grace_seconds = grace_seconds

@@ -20,7 +20,7 @@ def make_temporary_folder() -> Path:
 
 
 def temp_dir_in(folder: Path) -> Path:
-    """What Ray gets as its own. To that one it admits everybody, whoever made it and how, so it is in the other."""
+    """The folder that Ray gets as its own. Ray opens that one to everybody, so it lies inside a private one."""
     return folder / "ray"
 
 

@@ -53,11 +53,11 @@ class Made:
 
     candidates: int
     images: int
-    """Of each candidate in the end."""
+    """Images of each candidate in the end."""
     done: int
     """Images of all candidates so far."""
     share: float
-    """Of the measurement, by the compute of what is done."""
+    """Share of the measurement that is done, by compute, in [0, 1]."""
     candidate: str
     """Whose images were just made; empty at first."""
 

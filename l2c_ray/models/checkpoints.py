@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _MOST_CONFIG_BYTES = 1 << 20
 _MOST_TIMESTEPS = 100_000
 _MOST_SIDE = 2048
-"""Of an image, in pixels or latents: a table of the positions in it is made that no file holds."""
+"""Longest side of an image, in pixels or latents: models make a table of its positions that no file holds."""
 
 _SCHEDULER = {
     "prediction_type": "epsilon",
@@ -49,7 +49,7 @@ def digest(path: Path) -> str:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """What a config.json says.
+    """The keys of a config.json.
 
     Raises:
         CheckpointError: it is missing, no ordinary file, or no JSON object.

@@ -59,7 +59,7 @@ class DiTShape:
 
 
 def shape_of(name: str) -> DiTShape:
-    """Of an authors' model, for instance `dit-xl-2-256`: size, patch size, pixels of an image."""
+    """Shape of an authors' model by its name, as `dit-xl-2-256`: size, patch size, pixels of an image."""
     _, size, patch_size, pixels = name.split("-")
     return DiTShape(*_SIZES[size], int(patch_size), image_size=int(pixels) // _PIXELS_A_LATENT)
 

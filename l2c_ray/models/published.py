@@ -11,15 +11,15 @@ from l2c_ray.storage.pickled import read_pickled
 from l2c_ray.storage.tensors import read_tensors
 
 _KEYS = ("ema", "model_ema", "ema_state_dict", "model", "model_state_dict", "state_dict")
-"""What the tensors are nested under, the wanted first: the averaged weights are what authors sample with."""
+"""Keys that tensors are nested under, the preferred first: authors sample with averaged weights."""
 _MOST_NESTINGS = 8
 
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-"""What torch puts into a tensor's name, anywhere, for a module that it compiled, sharded or recomputes."""
+"""Parts that torch puts into names of tensors, anywhere, for compiled, sharded or recomputed modules."""
 _PARALLEL = "module."
-"""What it puts before all names of a model that ran on several devices or was averaged."""
+"""Prefix of all names of a model that ran on several devices or was averaged."""
 _COUNT = "n_averaged"
-"""What `torch.optim.swa_utils` keeps beside the weights that it averages."""
+"""Counter that `torch.optim.swa_utils` keeps beside averaged weights."""
 
 
 def read_public(path: Path) -> dict[str, Tensor]:

@@ -183,7 +183,7 @@ def _initialise(module: nn.Module) -> None:
 
 
 def public_shape(name: str) -> UViTShape:
-    """Of an authors' model on latents of 256-pixel images, for instance `uvit-h-2-256`: size, patch size, pixels."""
+    """Shape of an authors' model on latents of 256-pixel images by its name, as `uvit-h-2-256`: size, patch, pixels."""
     depth, width, heads = _SIZES[name.split("-")[1]]
     return UViTShape(depth, width, heads, image_size=32, channels=4, patch_size=2, num_classes=1000)
 

@@ -73,7 +73,7 @@ def with_random_weights(name: str, seed: int) -> CacheableTransformer:
 
 
 def require(name: str, checkpoint: Path | None) -> ZooEntry:
-    """What the zoo knows of a model, if there is something to `load` it from.
+    """The zoo's entry of a model, if there is something to `load` it from.
 
     Raises:
         ConfigError: the zoo has no model of this name, or its weights do not ship in the package.

@@ -58,7 +58,7 @@ def make(pipeline: Pipeline, settings: Calibrated) -> Table:
 
 
 def calibrate(pipeline: Pipeline, settings: Calibrated, on_images: OnCalibrated = lambda done, total: None) -> Tensor:
-    """What `calibration_errors` gives for these settings; sampled once for all that have a calibration set in common.
+    """The result of `calibration_errors` for these settings; sampled once for all that share a calibration set.
 
     Args:
         on_images: if any are sampled, told how many are done and how many there are, at first and after each few.

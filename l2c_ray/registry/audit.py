@@ -65,7 +65,7 @@ def moves_of(model: RegisteredModel) -> list[AliasMove]:
 
 
 def next_number(model: RegisteredModel) -> int:
-    """Of the move that comes next: above every record's, also a damaged one's, so that none is written over."""
+    """Number of the next move: above every record's, also a damaged one's, so that none is overwritten."""
     keys = (key.removeprefix(_MOVE) for key in model.tags if key.startswith(_MOVE))
     return 1 + max((int(key) for key in keys if _NUMBER.fullmatch(key)), default=0)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _MOST_BYTES = 1 << 30
-"""Of a file of results: it has every schedule of a run twice, and pictures of them."""
+"""Size limit of a file of results, which has every schedule of a run twice, and pictures of them."""
 
 
 class Results(BaseModel):

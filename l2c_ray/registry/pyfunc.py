@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
 MODEL_CONFIG: dict[str, str | None] = {"checkpoint": None, "vae": None}
-"""What `mlflow.pyfunc.load_model(..., model_config=...)` may set: a folder of weights in diffusers' layout, and for a
-model of latents the folder of its AutoencoderKL."""
+"""Keys of `mlflow.pyfunc.load_model(..., model_config=...)`: a folder of weights in diffusers' layout, and for a model
+of latents the folder of its AutoencoderKL."""
 
 
 class ScheduledModel:
@@ -55,7 +55,7 @@ class ScheduledModel:
 
 
 def signature(image_shape: tuple[int, int, int]) -> ModelSignature:
-    """Of `ScheduledModel.predict`: pixels come out as they are sampled, latents as colours of any size."""
+    """Signature of `ScheduledModel.predict`: pixels come out as sampled, latents as colours of any size."""
     import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec

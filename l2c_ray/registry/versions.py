@@ -165,7 +165,7 @@ def versions_of(client: MlflowClient, name: str) -> list[RegisteredVersion]:
 
 
 class Reference(NamedTuple):
-    """What `NAME@ALIAS` or `NAME/VERSION` says; either there is an alias or a version."""
+    """Parts of `NAME@ALIAS` or `NAME/VERSION`: either an alias or a version."""
 
     name: str
     alias: str | None
@@ -173,7 +173,7 @@ class Reference(NamedTuple):
 
 
 def parse_reference(text: str) -> Reference:
-    """What is written there.
+    """The parts of a reference.
 
     Raises:
         RegistryError: it is neither of them.

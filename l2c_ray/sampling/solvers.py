@@ -77,7 +77,7 @@ def _flow_euler(model: CacheableTransformer, steps: int) -> Solver:
 
 
 _NOISE, _VELOCITY = "DDIMScheduler", "FlowMatchEulerDiscreteScheduler"
-"""What a model predicts, as its scheduler's class tells."""
+"""Scheduler classes, which tell whether a model predicts noise or velocity."""
 
 SOLVERS = {
     "ddim": _Entry(_ddim, _NOISE),

@@ -62,7 +62,7 @@ class _AttributesOfAFinished(_Measured, _Attributes):
 
 
 def lasting_settings(config: SearchConfig) -> dict[str, Any]:
-    """What a study keeps from its first driver to its last."""
+    """Settings that a study keeps from its first driver to its last."""
     return config.model_dump(mode="json", include={"learn", "space", "objective", "derive"})
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 WARM_FROM = "warm_from"
-"""What a trial's record and its schedules' provenance say of the trial that it began from."""
+"""Key, in a trial's record and its schedules' provenance, of the trial that it was warm-started from."""
 
 Outcome = Literal["finished", "pruned", "failed", "lost"]
 

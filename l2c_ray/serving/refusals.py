@@ -1,4 +1,4 @@
-"""What requests that get no images are answered with: OpenAI's error body, whatever was wrong."""
+"""Answers to requests that get no images: OpenAI's error body, whatever was wrong."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""What libraries ask of the user's account, also in a container that runs under a number without one."""
+"""Home folder and name of the user, which libraries ask for, also in a container whose user has no account."""
 
 import getpass
 import os

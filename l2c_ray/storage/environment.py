@@ -39,7 +39,7 @@ def settle() -> None:
 
 
 def settled(variables: Mapping[str, str]) -> dict[str, str]:
-    """Those of the variables that have to change, because processes in other folders get them too, or for a proxy.
+    """Variables that have to change, because processes in other folders inherit them, or because of a proxy.
 
     Raises:
         ConfigError: one names a relative place to write to, and this is a job; or it can be no path.
@@ -48,7 +48,7 @@ def settled(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def without_proxy(variables: Mapping[str, str]) -> dict[str, str]:
-    """What `NO_PROXY` is to be, so that servers on this machine are reached directly: no proxy elsewhere could."""
+    """Values of `NO_PROXY` and `no_proxy` by which servers on this machine are reached directly."""
     lower, upper = variables.get("no_proxy", ""), variables.get("NO_PROXY", "")
     # Where both are there most libraries read the one in small letters; where one is, it becomes both.
     given = {"no_proxy": lower or upper, "NO_PROXY": upper or lower}
@@ -76,7 +76,7 @@ def _places(variables: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def _around_the_path(value: str) -> tuple[str, str, str]:
-    """What stands before a path in the value, the path, and what stands after it; no path where it names no file."""
+    """The text before a path in the value, the path, and the text after it; no path where the value names no file."""
     match = _SQLITE.fullmatch(value) or _FILE.fullmatch(value)
     before, path, after = match.groups() if match else ("", value, "")
     return before, "" if "://" in path or _NO_FILES.fullmatch(path) else path, after

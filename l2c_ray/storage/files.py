@@ -14,7 +14,7 @@ from l2c_ray.errors import StorageError
 from l2c_ray.storage.addresses import UNFINISHED
 
 MOST_TEXT_BYTES = 16 << 20
-"""Of a text file: a schedule of 1000 steps and 180 units with two coefficients each has half as many."""
+"""Size limit of a text file: a schedule of 1000 steps and 180 units with two coefficients each has half of it."""
 
 
 def home() -> Path:

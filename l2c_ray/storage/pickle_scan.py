@@ -9,7 +9,7 @@ import re
 from typing import IO, Any, NamedTuple
 
 MOST_BYTES = 16 << 20
-"""Of the pickles in a file, tensors' numbers apart: 100,000 tensors have as many."""
+"""Size limit of the pickles in a file, tensors' numbers apart: 100,000 tensors have as many."""
 
 _MOST_OPCODES = 1_000_000
 """Some of one byte make an object of two hundred."""
@@ -37,7 +37,7 @@ class _Sketch(NamedTuple):
     values: int = 1
     """In a tuple, those of tuples within it included: to hash it takes as long, and as deep a stack."""
     characters: int = 0
-    """Of the strings in it."""
+    """Total length of the strings in it."""
     text: str = ""
     """A string, or a name that was imported; of a tuple, that of its last value."""
 
@@ -98,7 +98,7 @@ class _Scanner:
                 self._stack += [_NUMBER if kind in _NUMBERS else _OBJECT for kind in opcode.stack_after]
 
     def _take(self, opcode: pickletools.OpcodeInfo) -> list[_Sketch]:
-        """What the opcode takes from the stack, its mark left out."""
+        """The values that the opcode takes from the stack, its mark left out."""
         wanted, marked = opcode.stack_before, []
         if pickletools.markobject in wanted:
             while (top := self._stack.pop()) is not _MARK:

@@ -151,7 +151,7 @@ def open_tree(address: str, environment: Mapping[str, str] = os.environ) -> File
 
 
 def compiled_glob(pattern: str) -> re.Pattern[str]:
-    """What matches the names that a glob does: `*` within a name, `**` any folders.
+    """A regular expression that matches as the glob does: `*` within a name, `**` any folders.
 
     Raises:
         ValueError: it is no glob.

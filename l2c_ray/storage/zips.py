@@ -7,13 +7,13 @@ from typing import IO, Any
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 _END = struct.Struct("<4s8xLLH")
-"""Of the archive: signature, then size and place of its directory, then the length of a comment."""
+"""End of an archive: signature, then size and place of its directory, then the length of a comment."""
 _LOCATOR = struct.Struct("<4s4xQ4x")
 """Before the end of a large one: signature, and the place of what follows."""
 _LARGE_END = struct.Struct("<4s36xQQ")
 """Signature, then size and place of the directory."""
 _NAME_LENGTHS = struct.Struct("<26xHH")
-"""Of a member's own header, which its name and further fields of these lengths follow."""
+"""Lengths, in a member's own header, of the name and the extra fields that follow it."""
 
 
 def members(archive: ZipFile) -> dict[str, ZipInfo]:

@@ -12,7 +12,7 @@ from l2c_ray.errors import StorageError
 from l2c_ray.storage.trees import Entry, FileTree
 
 MOST_IMAGE_BYTES = 64 << 20
-"""Of an image's file; one of ImageNet has 15 MB at most."""
+"""Size limit of an image's file; the largest of ImageNet has 15 MB."""
 
 
 class Example(NamedTuple):
@@ -43,7 +43,7 @@ class ImageFiles(ABC):
     """A source of images. Both methods raise a `StorageError` that names what cannot be read or does not fit."""
 
     suffixes: frozenset[str]
-    """Of the files that are read, in small letters."""
+    """Suffixes of the files that are read, in lower case, without the dot."""
 
     def __init__(self, tree: FileTree, pattern: str | None) -> None:
         """Nothing is read yet.

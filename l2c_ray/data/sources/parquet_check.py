@@ -1,4 +1,4 @@
-"""What a Parquet file says of itself, checked before a row of it is read."""
+"""Checks of a Parquet file's footer, before a row of the file is read."""
 
 import json
 from collections.abc import Callable
@@ -22,7 +22,7 @@ class Columns(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """What parts are made of, and what the labels mean if the file says so."""
+    """Sizes that parts are made of, and the names of the labels if the file has them."""
 
     rows: int
     most_rows_in_group: int
@@ -30,7 +30,7 @@ class Contents(NamedTuple):
 
 
 def check(table: pq.ParquetFile, size: int, columns: Columns, path: str) -> Contents:
-    """What a file of `size` bytes holds.
+    """Contents of a file of `size` bytes.
 
     Args:
         path: of the file, for errors.

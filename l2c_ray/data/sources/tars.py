@@ -9,7 +9,7 @@ _END = "end of file header"
 """As the standard library calls the zeros that every whole tar ends with."""
 
 _MOST_FIELD_BYTES = 16 << 10
-"""Of a long name or of further fields of a member, which are read whole."""
+"""Size limit of a long name, or of the extended fields of a member, which are read whole."""
 _MOST_SHARED_FIELDS = 100
 """For all members that follow, each of which gets a copy."""
 _FIELDS = {
@@ -32,7 +32,7 @@ class Member(NamedTuple):
 
 
 class _Header(tarfile.TarInfo):
-    """Of a member. After the first, the standard library takes whatever is no header for the end of the tar."""
+    """Header of a member. After the first, the standard library takes whatever is no header for the end of the tar."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:

@@ -12,7 +12,7 @@ from l2c_ray.storage.archives import Archive
 
 PICTURES = "arr_0"
 _MOST_PIXELS = 2048
-"""Of a side. A file that compresses well could otherwise take far more memory than it weighs."""
+"""Longest side. A file that compresses well could otherwise take far more memory than it weighs."""
 
 
 def encode(pictures: np.ndarray, labels: np.ndarray) -> bytes:
