@@ -41,10 +41,11 @@ from l2c_ray.sampling.solvers import make_solver
 tables = {"model": {"name": "digits-dit"}, "router": {"budget": 0.5}, "training": {"iterations": 9}}
 config = LearnConfig.parse(tables, source="benchmark")
 model = zoo.load(config.model.name)
-make_learner(config, model, make_solver("ddim", 20, model), open_training_images(config))
+make_solver("ddim", 20, model)
+open_training_images(config)
 """
 WORKER = "import l2c_ray.distributed.worker\n" + LEARNS
-"""All that a worker does before its first iteration, but for what Ray does."""
+"""All that a worker loads before its learner begins to evaluate the model, but for what Ray does."""
 DRIVER = f"""
 from l2c_ray.cli.learning import learn_and_report
 import l2c_ray.distributed.learn
@@ -53,7 +54,7 @@ from l2c_ray.registry import tracking
 {LEARNS}
 tracking.connect()
 """
-"""All that `l2c learn` does before it hands its training to Ray, but for what Ray does."""
+"""All that `l2c learn` loads before it hands its training to Ray, but for what Ray does."""
 
 # The optimizer of every learner imports torch's compiler.
 WORKER_FLOOR = """
@@ -65,6 +66,7 @@ from diffusers.models.modeling_utils import ModelMixin
 """
 REGISTRY_FLOOR = """
 import os
+import rich.table, typer.main
 from mlflow import MlflowClient
 MlflowClient(f"sqlite:///{os.environ['L2C_HOME']}/mlflow.db").search_model_versions()
 """
@@ -105,10 +107,10 @@ class Start:
     command: Sequence[str]
     exit_code: int = 0
     most: float | None = None
-    """Of CPU time, in that of torch's import."""
+    """Limit of CPU time, in that of torch's import."""
     floor: str | None = None
     most_memory: float | None = None
-    """Likewise."""
+    """Limit of peak memory, in that of torch's import."""
 
 
 def program(code: str) -> Sequence[str]:
@@ -131,7 +133,7 @@ STARTS = {
 @dataclass(frozen=True)
 class Used:
     seconds: float
-    """Of CPU."""
+    """CPU time."""
     memory: int
     """The most, in kB; 0 of what does not say it."""
 
