@@ -17,6 +17,7 @@ from l2c_ray.config.pretraining import PretrainingConfig
 from l2c_ray.config.promotion import PromotionConfig
 from l2c_ray.config.search import SearchConfig
 from l2c_ray.config.serving import ServingConfig
+from l2c_ray.config.toml import parse_toml
 from l2c_ray.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
@@ -311,6 +312,22 @@ def test_key_of_more_parts_than_any_is_refused_before_it_is_read(tmp_path: Path)
     path.write_text(MINIMAL)
     assert "is not an override" in refusal(path, "a" + ".a" * 50_000 + "=1")
     assert "a key has more than 32 parts" in refusal(path, "router={a" + ".a" * 50_000 + "=1}")
+
+
+@pytest.mark.parametrize("part", ["'a=.b'", "'#['", '"a,.b"', '"a\\"=.b"', "''", "a"])
+@pytest.mark.parametrize(
+    "line", ["a{} = 1", "[a{}]", "[[a{}]]", "[[b]]\na{} = 1", "b = {{ a{} = 1 }}", "b = [{{ a{} = 1 }}]"]
+)
+def test_key_of_many_quoted_parts_is_refused_before_it_is_read(part: str, line: str) -> None:
+    text = line.format(f" . {part}" * 33)
+    tomllib.loads(text)
+    with pytest.raises(ValueError, match="a key has more than 32 parts"):
+        parse_toml(text)
+
+
+def test_text_with_many_dots_is_no_key() -> None:
+    why = "It is better. " * 50
+    assert parse_toml(f'why = "{why}"') == {"why": why}
 
 
 def test_table_in_place_of_a_value_is_refused_naming_the_key(tmp_path: Path) -> None:
