@@ -108,6 +108,34 @@ def test_list_in_place_of_a_text_is_refused_naming_the_option(minimal: Path) -> 
     assert refusal(minimal, "run.name=[1]").startswith("run.name in --set: ")
 
 
+@pytest.mark.parametrize("text", ["1979-05-27T07:32:00Z", "07:32:00", "-1", "+5", "[1]", "{a=1}", "5 # comment"])
+def test_text_that_a_key_of_text_does_not_take_is_refused_as_a_text(minimal: Path, text: str) -> None:
+    message = refusal(minimal, f"run.name={text}")
+    assert message.startswith("run.name in --set: string should match pattern")
+    assert message.endswith(f"it is {text!r} now")
+
+
+@pytest.mark.parametrize("text", ["[1]", "[fast]", "{a = 1}", "[[1], 2]", "07:32:00", "-1", "'a' and 'b'"])
+def test_reason_takes_the_text_whatever_it_looks_like(text: str) -> None:
+    overrides = ["promotion.name=digits", "promotion.alias=champion", f"promotion.why={text}"]
+    assert PromotionConfig.read(None, overrides).promotion.why == text
+
+
+def test_list_in_a_key_of_texts_stays_a_list() -> None:
+    message = refusal(CONFIGS / "promote-digits.toml", "promotion.alias=['fast', 1]", config=PromotionConfig)
+    assert "should be a valid string; it is 1 now" in message
+
+
+@pytest.mark.parametrize("key", ["\x1b[31mred.x", "router.\x1b[31mred", "r\u202eed"])
+def test_key_that_cannot_be_seen_is_still_that_of_the_override(minimal: Path, key: str) -> None:
+    assert " in --set: is not a key of this config" in refusal(minimal, f"{key}=1")
+
+
+def test_key_of_a_file_whose_name_cannot_be_seen_is_named_with_the_override(minimal: Path) -> None:
+    path = minimal.rename(minimal.with_name("job\x1b[31m.toml"))
+    assert refusal(path, "run.seed=-1").startswith("run.seed in --set: ")
+
+
 def test_further_lines_of_an_override_are_part_of_its_text(minimal: Path) -> None:
     assert refusal(minimal, "run.seed=1\nforgotten=2").startswith("run.seed in --set: ")
 
