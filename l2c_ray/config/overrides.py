@@ -8,6 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from l2c_ray.config.toml import MOST_PARTS, parse_toml
 from l2c_ray.errors import ConfigError, L2CError
+from l2c_ray.printable import printable
 
 OPTION = "--set"
 _SYNTAX = "write it as section.key=value"
@@ -72,18 +73,24 @@ def value_of(subject: str, text: str) -> Any:
 
 
 def take_texts(config: type[BaseModel], overrides: Iterable[Override], values: dict[str, Any]) -> None:
-    """Gives a key the very text of its override if it takes that, and not what TOML reads there.
+    """Gives a key the very text of its override if it is a key of text, or takes that and not what TOML reads there.
 
     So a name may be `2026`, `true` or `1e3` without quotes.
     """
     latest = {override.key: override for override in overrides}
     faults = _faults(config, values)
     for override in latest.values():
-        written_as_such = override.text is None or isinstance(override.value, str | list | dict)
-        if written_as_such or not _any_within(override.key, faults):
+        if override.text is None or isinstance(override.value, str):
+            continue
+        is_one = not isinstance(override.value, list | dict)
+        # A list has faults of its own at its parts.
+        found = [fault for fault in faults if fault.key == override.key or (is_one and fault.is_in(override))]
+        if not found:
             continue
         override.put(values, override.text)
-        if _any_within(override.key, _faults(config, values)):
+        if any(fault.wants_text for fault in found):
+            continue
+        if any(fault.is_in(override) for fault in _faults(config, values)):
             override.put(values, override.value)
 
 
@@ -93,31 +100,38 @@ def blamed(error: ConfigError, source: str, written: Mapping[str, Any], override
     Args:
         written: the values in the source itself.
     """
-    key = error.subject.removesuffix(f" in {source}")
+    # A subject is printable whatever the key is.
+    key = error.subject.removesuffix(f" in {printable(source)}")
     for override in overrides if key != error.subject else ():
-        if _is_within(override.key, key):
+        given = printable(override.key)
+        if _is_within(given, key):
             return ConfigError(f"{key} in {override.place}", error.problem, error.remedy)
-        if _is_within(key, override.key):
+        if _is_within(key, given):
             places = f"{source} and {override.place}" if _is_there(key, written) else override.place
             return ConfigError(f"{key} in {places}", error.problem, error.remedy)
     return error
 
 
-def _faults(config: type[BaseModel], values: Mapping[str, Any]) -> list[str]:
-    """The keys at fault."""
+class _Fault(NamedTuple):
+    """A key with a value that it does not take."""
+
+    key: str
+    wants_text: bool
+
+    def is_in(self, override: Override) -> bool:
+        return _is_within(override.key, self.key)
+
+
+def _faults(config: type[BaseModel], values: Mapping[str, Any]) -> list[_Fault]:
     try:
         config.model_validate(values)
     except ValidationError as error:
         problems = error.errors(include_url=False, include_context=False, include_input=False)
-        return [".".join(map(str, problem["loc"])) for problem in problems]
+        return [_Fault(".".join(map(str, each["loc"])), each["type"] == "string_type") for each in problems]
     except L2CError:
         # Of a file that a key names; whoever reads the config next tells it.
-        return [""]
+        return [_Fault("", wants_text=False)]
     return []
-
-
-def _any_within(table: str, keys: Iterable[str]) -> bool:
-    return any(_is_within(table, key) for key in keys)
 
 
 def _is_within(table: str, key: str) -> bool:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field
 
-from l2c_ray.config.base import Section
+from l2c_ray.config.base import Section, absolute
 from l2c_ray.errors import ConfigError, StorageError
 from l2c_ray.storage.files import read_text
 
@@ -67,12 +67,11 @@ def _read(given: Any) -> Any:
     """A path stands for what is in the file: workers on other machines do not see it."""
     if not isinstance(given, str):
         return given
+    path = absolute(given)
     try:
-        return Profile.from_json(read_text(Path(given).expanduser(), _MOST_BYTES), source=given)
-    except RuntimeError as error:
-        raise ConfigError("router.profile", f"{given} cannot be read ({error})", _REMEDY) from error
+        return Profile.from_json(read_text(Path(path), _MOST_BYTES), source=path)
     except StorageError as error:
-        raise ConfigError("router.profile", f"{given} {error.problem}", _REMEDY) from error
+        raise ConfigError("router.profile", f"{path} {error.problem}", _REMEDY) from error
 
 
 ProfileFile = Annotated[Profile, BeforeValidator(_read)]

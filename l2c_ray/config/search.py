@@ -14,6 +14,7 @@ from l2c_ray.config.overrides import Override
 from l2c_ray.config.promotion import GateSection
 from l2c_ray.errors import ConfigError
 from l2c_ray.schedule import Name
+from l2c_ray.storage import places
 
 SamplerName = Literal["tpe", "nsga2", "nsga3", "gp", "random"]
 PrunerName = Literal["none", "median", "hyperband", "asha"]
@@ -193,7 +194,12 @@ class SearchConfig(JobConfig):
     def values_in(cls, path: Path) -> dict[str, Any]:
         values = super().values_in(path)
         beside = values.get("learn")
-        return values | {"learn": read_toml(path.parent / beside)} if isinstance(beside, str) else values
+        if not isinstance(beside, str):
+            return values
+        try:
+            return values | {"learn": read_toml(places.absolute(beside, path.parent))}
+        except ValueError as error:
+            raise ConfigError(f"learn in {path}", str(error), "give the path of a TOML file") from error
 
     @classmethod
     def take_texts(cls, overrides: Sequence[Override], values: dict[str, Any]) -> None:

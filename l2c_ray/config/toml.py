@@ -7,7 +7,9 @@ from typing import Any
 MOST_PARTS = 32
 """Between the dots of one key; the keys of the configs here have five at most."""
 
-_DEEP = re.compile(rf"(?:\.[ \t]*[\w\"'-][^.=\n\[\]{{}},#]*){{{MOST_PARTS}}}")
+_PART = r"""(?:[\w-]++|'[^'\n]*+'|"(?:[^"\\\n]|\\[^\n])*+")"""
+"""Of a key: bare, or a whole string, which may hold dots and all that ends a key."""
+_DEEP = re.compile(rf"(?:\.[ \t]*+{_PART}[ \t]*+){{{MOST_PARTS}}}")
 
 
 def parse_toml(text: str) -> dict[str, Any]:

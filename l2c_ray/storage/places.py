@@ -16,13 +16,15 @@ LOST = "is relative, and what a job writes to its own folder on the cluster is l
 WAY_OUT = "give a path from the root on"
 
 
-def absolute(path: str) -> Path:
-    """The path from the root on; `~` and `$L2C_HOME` at its beginning stand for the folders of these names.
+def absolute(path: str, folder: Path = Path()) -> Path:
+    """The path from the root on, a relative one from `folder` on.
+
+    `~` and `$L2C_HOME` at its beginning stand for the folders of these names.
 
     Raises:
         ValueError: it can be no path.
     """
-    return _expanded(path).absolute()
+    return (folder / _expanded(path)).absolute()
 
 
 def is_lost(path: str, environment: Mapping[str, str] = os.environ) -> bool:

@@ -17,6 +17,7 @@ from l2c_ray.config.pretraining import PretrainingConfig
 from l2c_ray.config.promotion import PromotionConfig
 from l2c_ray.config.search import SearchConfig
 from l2c_ray.config.serving import ServingConfig
+from l2c_ray.config.toml import parse_toml
 from l2c_ray.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
@@ -105,6 +106,34 @@ def test_text_that_fits_no_better_is_refused_as_it_was_read(minimal: Path) -> No
 
 def test_list_in_place_of_a_text_is_refused_naming_the_option(minimal: Path) -> None:
     assert refusal(minimal, "run.name=[1]").startswith("run.name in --set: ")
+
+
+@pytest.mark.parametrize("text", ["1979-05-27T07:32:00Z", "07:32:00", "-1", "+5", "[1]", "{a=1}", "5 # comment"])
+def test_text_that_a_key_of_text_does_not_take_is_refused_as_a_text(minimal: Path, text: str) -> None:
+    message = refusal(minimal, f"run.name={text}")
+    assert message.startswith("run.name in --set: string should match pattern")
+    assert message.endswith(f"it is {text!r} now")
+
+
+@pytest.mark.parametrize("text", ["[1]", "[fast]", "{a = 1}", "[[1], 2]", "07:32:00", "-1", "'a' and 'b'"])
+def test_reason_takes_the_text_whatever_it_looks_like(text: str) -> None:
+    overrides = ["promotion.name=digits", "promotion.alias=champion", f"promotion.why={text}"]
+    assert PromotionConfig.read(None, overrides).promotion.why == text
+
+
+def test_list_in_a_key_of_texts_stays_a_list() -> None:
+    message = refusal(CONFIGS / "promote-digits.toml", "promotion.alias=['fast', 1]", config=PromotionConfig)
+    assert "should be a valid string; it is 1 now" in message
+
+
+@pytest.mark.parametrize("key", ["\x1b[31mred.x", "router.\x1b[31mred", "r\u202eed"])
+def test_key_that_cannot_be_seen_is_still_that_of_the_override(minimal: Path, key: str) -> None:
+    assert " in --set: is not a key of this config" in refusal(minimal, f"{key}=1")
+
+
+def test_key_of_a_file_whose_name_cannot_be_seen_is_named_with_the_override(minimal: Path) -> None:
+    path = minimal.rename(minimal.with_name("job\x1b[31m.toml"))
+    assert refusal(path, "run.seed=-1").startswith("run.seed in --set: ")
 
 
 def test_further_lines_of_an_override_are_part_of_its_text(minimal: Path) -> None:
@@ -311,6 +340,22 @@ def test_key_of_more_parts_than_any_is_refused_before_it_is_read(tmp_path: Path)
     path.write_text(MINIMAL)
     assert "is not an override" in refusal(path, "a" + ".a" * 50_000 + "=1")
     assert "a key has more than 32 parts" in refusal(path, "router={a" + ".a" * 50_000 + "=1}")
+
+
+@pytest.mark.parametrize("part", ["'a=.b'", "'#['", '"a,.b"', '"a\\"=.b"', "''", "a"])
+@pytest.mark.parametrize(
+    "line", ["a{} = 1", "[a{}]", "[[a{}]]", "[[b]]\na{} = 1", "b = {{ a{} = 1 }}", "b = [{{ a{} = 1 }}]"]
+)
+def test_key_of_many_quoted_parts_is_refused_before_it_is_read(part: str, line: str) -> None:
+    text = line.format(f" . {part}" * 33)
+    tomllib.loads(text)
+    with pytest.raises(ValueError, match="a key has more than 32 parts"):
+        parse_toml(text)
+
+
+def test_text_with_many_dots_is_no_key() -> None:
+    why = "It is better. " * 50
+    assert parse_toml(f'why = "{why}"') == {"why": why}
 
 
 def test_table_in_place_of_a_value_is_refused_naming_the_key(tmp_path: Path) -> None:

@@ -36,6 +36,36 @@ SECRETS = [
     "host=h password = 'a s3cret b' dbname=db",
     "AWS_SECRET_ACCESS_KEY=s3cret",
     "http://me:s3cret\n@host",
+    "HTTPS://s3cret@host",
+    "https:///s3cret@host",
+    "sqlite:///me:s3cret@host/x",
+    "postgresql:///me:s3cret@host/db",
+    "postgresql:////me:s3cret@host/db",
+    "postgresql:/me:s3cret@host/db",
+    "https:/me:s3cret@host",
+    "//me:s3cret@host",
+    "at //me:s3cret@host/x",
+    "postgresql://m/e:s3cret@host/db",
+    "postgresql://m/e%3As3cret@host/db",
+    "postgresql://m/e:two s3cret words@host/db",
+    "me:s3/cret/s3cret@host",
+    "me:a/s3cret@host",
+    "me:p@s3cret@host",
+    "me:s3cret word@host",
+    "me:two s3cret words@host",
+    "{'password': 's3cret'}",
+    "{'password': 'a\\' s3cret'}",
+    '{"password":"s3cret","user":"me"}',
+    '{\\"password\\": \\"s3cret\\"}',
+    "AWS_SECRET_ACCESS_KEY: s3cret",
+    "password: s3cret",
+    "passphrase=s3cret",
+    "private_key=s3cret",
+    "pw=s3cret",
+    "Authorization: Bearer s3cret",
+    "Authorization: s3cret",
+    *(f"https://host/x?{name}=s3cret" for name in ("jwt", "code", "pw", "access", "passphrase")),
+    "it is 'https://host/x?token=a's3cret' now",
 ]
 
 
@@ -58,6 +88,13 @@ def test_masking_what_is_masked_changes_nothing(text: str) -> None:
         ("at http://a:s3cret@one and http://b:s3cret@two.", "at http://***@one and http://***@two."),
         ("http://host/?token=s3cret&page=2", "http://host/?token=***&page=2"),
         ("key AKIAABCDEFGHIJKLMNOP of http://host", "key *** of http://host"),
+        ("it is 'https://me:s3cret@b/x?api_key=s3cret' now", "it is 'https://***@b/x?api_key=***' now"),
+        ('it is "https://b/x?api_key=s3cret", now', 'it is "https://b/x?api_key=***", now'),
+        ("(it is 'token=s3cret')", "(it is 'token=***')"),
+        ("{'password': 's3cret', 'user': 'me'}", "{'password': '***', 'user': 'me'}"),
+        ("postgresql:/me:s3cret@host/db", "postgresql:/***@host/db"),
+        ("at //me:s3cret@host/x", "at //***@host/x"),
+        ("sqlite:///me:s3cret@host/x", "sqlite://***@host/x"),
     ],
 )
 def test_all_but_the_secret_is_kept(text: str, kept: str) -> None:
@@ -78,6 +115,18 @@ def test_all_but_the_secret_is_kept(text: str, kept: str) -> None:
         "write it as section.key=value",
         "router.lambda=1e-4",
         "12:30:59 me@host moved champion",
+        "2026-01-05T12:30:59+00:00 me@host moved champion",
+        "2026-01-05 12:30 by me@host",
+        "127.0.0.1:5000 has no digits@champion",
+        "error: digits@champion is missing",
+        "s3://bucket/prefix: no digits@champion",
+        "s3://bucket/prefix",
+        "/data/a@b/c",
+        "/data/a:b@c",
+        "file:///data/a@b/c",
+        "me@host, you@host",
+        "git@host:owner/repository",
+        "passes: 3, monkey: 4",
         "0123456789abcdef0123456789abcdef01234567",
     ],
 )
@@ -102,7 +151,23 @@ def test_characters_that_cannot_be_seen_are_escaped(text: str, shown: str) -> No
     assert printable(text) == shown
 
 
-@pytest.mark.parametrize("unit", ["k", "\n", "[/", "a:", "-", "http://", "x@", "?key="])
+UNITS = [
+    "-:x",
+    "-x:y ",
+    "password='",
+    'password=\\"',
+    "secret",
+    "?key='",
+    "http://a/",
+    "//",
+    "a:/",
+    "pwd= ",
+    "a: ",
+    "x:y@ ",
+]
+
+
+@pytest.mark.parametrize("unit", ["k", "\n", "[/", "a:", "-", "http://", "x@", "?key=", *UNITS])
 def test_long_text_is_cut_in_the_middle_in_time_that_grows_with_its_length(unit: str) -> None:
     shown = printable(f"first {unit * 100_000} last")
     assert len(shown) <= MOST_CHARACTERS

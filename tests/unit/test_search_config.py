@@ -75,6 +75,23 @@ def test_base_may_be_a_file_beside_the_config_and_is_overridden_by_key(tmp_path:
     assert config.space["router.lambda"].high == 2e-3
 
 
+@pytest.mark.parametrize("folder", ["$L2C_HOME", "~"])
+def test_base_may_be_in_a_named_folder(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("L2C_HOME", "HOME"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    path = search_file(tmp_path)
+    path.write_text(path.read_text().replace("base.toml", f"{folder}/base.toml"))
+    (tmp_path / "below").mkdir()
+    assert SearchConfig.read(path.rename(tmp_path / "below" / "search.toml")).learn["model"] == {"name": "digits-dit"}
+
+
+def test_base_in_no_users_home_is_refused_by_its_key(tmp_path: Path) -> None:
+    path = search_file(tmp_path)
+    path.write_text(path.read_text().replace("base.toml", "~nobody-of-this-name/base.toml"))
+    with pytest.raises(ConfigError, match=r"^learn in .*search\.toml: names no user's home"):
+        SearchConfig.read(path)
+
+
 def search_file(folder: Path) -> Path:
     (folder / "base.toml").write_text((CONFIGS / "digits.toml").read_text())
     path = folder / "search.toml"
