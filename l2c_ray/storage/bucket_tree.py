@@ -34,7 +34,7 @@ class BucketTree(FileTree):
             self._system = _client(environment)
         self._root = f"{bucket}/{prefix}".rstrip("/")
 
-    def _entries(self) -> Iterator[Entry]:
+    def _entries(self, pattern: str) -> Iterator[Entry]:
         for info in self._system.get_file_info(fs.FileSelector(self._root, recursive=True)):
             name = info.path[len(self._root) + 1 :]
             if info.type == fs.FileType.Directory:

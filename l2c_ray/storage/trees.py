@@ -4,13 +4,20 @@ import os
 import re
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Literal, NamedTuple
 
 from l2c_ray.errors import L2CError, StorageError
 from l2c_ray.storage import files
+
+_HIDDEN = re.compile(
+    r"\.(?!\.?$).*|README(\..*)?|__info__\.json|__MACOSX|_temporary|_delta_log|lost\+found|~\$.*|@eaDir"
+    r"|(?i:thumbs\.db|desktop\.ini|\$RECYCLE\.BIN|System Volume Information)",
+    re.DOTALL,
+)
+"""Names of what systems and tools leave beside data. `.` and `..` are none: they lead to what is named after them."""
 
 EntryKind = Literal["file", "folder", "dangling link", "device or pipe"]
 
@@ -35,14 +42,18 @@ class FileTree(ABC):
 
     address: str
 
-    def entries(self) -> list[Entry]:
-        """All that is there at any depth, sorted by name. Folders that links lead to are entered.
+    def entries(self, pattern: str | None = None) -> list[Entry]:
+        """All that is there at any depth but in hidden folders, sorted by name. Folders that links lead to are entered.
+
+        Args:
+            pattern: a glob for the names that are wanted; folders below which there is none of them may be left out.
 
         Raises:
-            StorageError: two of the folders are one, which a link leads to.
+            StorageError: a folder cannot be read, or a link leads to files that are wanted by another name too.
         """
         with self._typed_errors(self.address):
-            return sorted(self._entries())
+            entries = self._entries(pattern or "**")
+            return sorted(entry for entry in entries if not is_hidden(entry.name.rpartition("/")[0]))
 
     def read(self, name: str, most: int) -> bytes:
         """The file's content.
@@ -74,7 +85,7 @@ class FileTree(ABC):
         return f"{self.address}/{name}"
 
     @abstractmethod
-    def _entries(self) -> Iterator[Entry]: ...
+    def _entries(self, pattern: str) -> Iterable[Entry]: ...
 
     @abstractmethod
     def _open(self, name: str) -> AbstractContextManager[IO[bytes]]: ...
@@ -106,25 +117,36 @@ class FolderTree(FileTree):
         self.address = str(path)
         self._root = path
 
-    def _entries(self) -> Iterator[Entry]:
+    def _entries(self, pattern: str) -> list[Entry]:
+        found: list[Entry] = []
         found_as: dict[tuple[int, int], str] = {}
+        again: dict[str, str] = {}
         waiting = [""]
         while waiting:
             folder = waiting.pop()
-            self._require_first(folder, found_as)
-            for each in sorted(os.scandir(self._root / folder), key=lambda each: each.name):
-                entry = _entry(each, f"{folder}/{each.name}".lstrip("/"))
-                yield entry
-                if entry.kind == "folder":
-                    waiting.append(entry.name)
+            path = self._root / folder
+            with self._typed_errors(str(path)):
+                status = path.stat()
+                first = found_as.setdefault((status.st_dev, status.st_ino), folder)
+                if first != folder:
+                    again[folder] = first
+                    continue
+                inside = [_entry(each, f"{folder}/{each.name}".lstrip("/")) for each in os.scandir(path)]
+            found += inside
+            folders = sorted(entry.name for entry in inside if entry.kind == "folder")
+            waiting += [name for name in folders if not is_hidden(name) and _may_choose_below(pattern, name)]
+        self._require_once(again, found, pattern)
+        return found
 
-    def _require_first(self, folder: str, found_as: dict[tuple[int, int], str]) -> None:
-        """Two ways to one folder would give its images twice, and a circle of links without an end."""
-        path = self._root / folder
-        status = path.stat()
-        first = found_as.setdefault((status.st_dev, status.st_ino), folder)
-        if first != folder:
-            raise StorageError(str(path), f"is the same folder as {self._root / first}", "remove one of the two links")
+    def _require_once(self, again: Mapping[str, str], found: Sequence[Entry], pattern: str) -> None:
+        """Nothing, if no file that the glob chooses is found again by another name of its folder, or without an end."""
+        chosen = compiled_glob(pattern)
+        names = [entry.name for entry in found if entry.kind == "file" and not is_hidden(entry.name)]
+        for folder, first in again.items():
+            below = f"{first}/" if first else ""
+            if any(chosen.match(f"{folder}/{name[len(below) :]}") for name in names if name.startswith(below)):
+                problem = f"is the same folder as {self._root / first}"
+                raise StorageError(str(self._root / folder), problem, "remove one of the two links")
 
     def _open(self, name: str) -> AbstractContextManager[IO[bytes]]:
         return files.opened(self._root / name)
@@ -150,6 +172,11 @@ def open_tree(address: str, environment: Mapping[str, str] = os.environ) -> File
     return BucketTree(address, environment)
 
 
+def is_hidden(name: str) -> bool:
+    """Whether it, or a folder that it is in, has such a name as systems and tools give to what is no data."""
+    return any(map(_HIDDEN.fullmatch, name.split("/")))
+
+
 def compiled_glob(pattern: str) -> re.Pattern[str]:
     """A regular expression that matches as the glob does: `*` within a name, `**` any folders.
 
@@ -159,6 +186,18 @@ def compiled_glob(pattern: str) -> re.Pattern[str]:
     from fsspec.utils import glob_translate
 
     return re.compile(glob_translate(pattern))
+
+
+def _may_choose_below(pattern: str, folder: str) -> bool:
+    """Whether the glob matches any name in the folder or deeper."""
+    parts = pattern.split("/")
+    depth = folder.count("/") + 1
+    start = parts[:depth]
+    if "**" in start:
+        start = start[: start.index("**") + 1]
+    elif depth >= len(parts):
+        return False
+    return compiled_glob("/".join(start)).match(folder) is not None
 
 
 def _entry(found: os.DirEntry[str], name: str) -> Entry:

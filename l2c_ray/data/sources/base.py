@@ -45,6 +45,9 @@ class ImageFiles(ABC):
     suffixes: frozenset[str]
     """Suffixes of the files that are read, in lower case, without the dot."""
 
+    class_depth = 0
+    """How many folders, counted from the source's own, are named after classes."""
+
     def __init__(self, tree: FileTree, pattern: str | None) -> None:
         """Nothing is read yet.
 
@@ -74,7 +77,7 @@ class ImageFiles(ABC):
         sizes = choose(self._tree, entries, self.suffixes, self._pattern, self.passed_over)
         if not self._pattern:
             remedy = "choose with source.files, as in '**/train*', or '**' for all"
-            require_one_split(self._tree.address, sizes, remedy)
+            require_one_split(self._tree.address, sizes, remedy, self.class_depth)
         return sizes
 
     def _nothing(self, wanted: str) -> StorageError:

@@ -2,17 +2,24 @@
 
 import re
 from collections import Counter
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Container, Iterable
+from functools import reduce
+from itertools import chain
 from pathlib import PurePosixPath
 
 from l2c_ray.errors import ConfigError, StorageError
-from l2c_ray.storage.trees import Entry, FileTree, compiled_glob
+from l2c_ray.storage.trees import Entry, FileTree, compiled_glob, is_hidden
 
-_HIDDEN = re.compile(r"\..*|__MACOSX|__.*__(\..*)?|_temporary|_delta_log", re.DOTALL)
-"""Names of what systems and tools leave beside data: .DS_Store, ._1.png, __info__.json, and unfinished tables."""
-
-_SPLIT = re.compile(r"(?<![a-z])(?:(train)(?:ing)?|(val)(?:id(?:ation)?)?|(dev)|(test)(?:ing)?)(?![a-z])")
+_SPLIT = re.compile(
+    r"(?<![a-z])(?:(trainval)|(train)(?:ing)?|(val)(?:id(?:at(?:e|ion))?)?|(dev)|(test)(?:ing)?|(eval)(?:uat(?:e|ion))?"
+    r"|(h[oe]ld)[-_. ]?out)(?:[-_. ]?(?:set|data|split))?(?![a-z])"
+)
 """Words by which the files of a data set say to which of its splits they belong."""
+
+_Words = tuple[tuple[str, ...], ...]
+"""The words of a path, for every part of it that has some."""
+
+_CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 _PLAIN_SUFFIX = re.compile(r"[\w.]{1,12}", re.ASCII)
 
@@ -34,7 +41,7 @@ def choose(
     chosen = compiled_glob(pattern or "**")
     sizes: dict[str, int] = {}
     for entry in entries:
-        if entry.kind == "folder" or not chosen.match(entry.name):
+        if not chosen.match(entry.name) or (entry.kind == "folder" and not is_hidden(entry.name)):
             continue
         kind = kind_passed_over(entry.name, PurePosixPath(entry.name).suffix[1:], suffixes)
         if kind or entry.kind != "file":
@@ -57,25 +64,48 @@ def kind_passed_over(name: str, suffix: str, suffixes: Container[str]) -> str | 
     return f".{suffix.lower()}" if _PLAIN_SUFFIX.fullmatch(suffix) else "of no usual suffix"
 
 
-def is_hidden(name: str) -> bool:
-    """Whether it, or a folder that it is in, has such a name as systems and tools give to what is no data."""
-    return any(map(_HIDDEN.fullmatch, name.split("/")))
-
-
-def require_one_split(address: str, names: Iterable[str], remedy: str) -> None:
+def require_one_split(address: str, names: Collection[str], remedy: str, class_depth: int = 0) -> None:
     """Nothing, if the names do not belong to several splits of a data set.
+
+    Args:
+        class_depth: how many folders at the beginning of each name are not looked at.
 
     Raises:
         StorageError: they do; names one of each of two.
     """
-    found: dict[int, str] = {}
-    for name in names:
-        match = _SPLIT.search(name.lower())
-        if match and match.lastindex:
-            found.setdefault(match.lastindex, name)
+    paths = [name.split("/")[class_depth:] for name in names]
+    # As of the folder that all are in, which may be called train_val.
+    shared = reduce(set.intersection, map(set, paths)) if paths else set()
+    first_of: dict[_Words, str] = {}
+    for name, path in zip(names, paths, strict=True):
+        first_of.setdefault(_words(path, shared), name)
+    counts = [Counter(chain.from_iterable(words)) for words in first_of]
+    common = reduce(Counter.__and__, counts, counts[0] if counts else Counter())
+    found: dict[str, str] = {}
+    for (words, name), count in zip(first_of.items(), counts, strict=True):
+        split = _split(words, count - common)
+        if split:
+            found.setdefault(split, name)
         if len(found) > 1:
             first, second = found.values()
             raise StorageError(address, f"has more than one split of a data set, {first} and {second}", remedy)
+
+
+def split_words(part: str) -> tuple[str, ...]:
+    """The splits that a part of a path names, each as often as it does."""
+    return tuple(match[match.lastindex or 0] for match in _SPLIT.finditer(_CAMEL_CASE.sub("_", part).lower()))
+
+
+def _words(path: Iterable[str], shared: Container[str]) -> _Words:
+    return tuple(words for part in path if part not in shared and (words := split_words(part)))
+
+
+def _split(words: _Words, own: Counter[str]) -> str | None:
+    """The split of a file: the one that its words alone name, or else the only one of the last part that names any."""
+    for named in (set(own), set(words[-1] if words else ())):
+        if len(named) == 1:
+            return named.pop()
+    return None
 
 
 def _require_text(path: str) -> None:

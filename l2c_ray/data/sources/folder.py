@@ -7,15 +7,16 @@ import torch
 
 from l2c_ray.data.seeding import draw_seed
 from l2c_ray.data.sources.base import MOST_IMAGE_BYTES, Example, ImageFiles, Part
-from l2c_ray.data.sources.choosing import is_hidden, require_one_split
+from l2c_ray.data.sources.choosing import require_one_split, split_words
 from l2c_ray.errors import StorageError
-from l2c_ray.storage.trees import FileTree
+from l2c_ray.storage.trees import FileTree, is_hidden
 
 
 class ClassFolders(ImageFiles):
     """The images are shuffled, so that each part has some of many classes."""
 
     suffixes = frozenset({"jpg", "jpeg", "png", "webp", "bmp"})
+    class_depth = 1
 
     def __init__(self, tree: FileTree, pattern: str | None, classes: int, part_size: int, seed: int) -> None:
         super().__init__(tree, pattern)
@@ -24,7 +25,7 @@ class ClassFolders(ImageFiles):
         self._seed = seed
 
     def parts(self) -> list[Part]:
-        entries = self._tree.entries()
+        entries = self._tree.entries(self._pattern)
         folders = [each.name for each in entries if each.kind == "folder" and "/" not in each.name]
         label_of = self._labels([folder for folder in folders if not is_hidden(folder)])
         sizes = self._choose(entries)
@@ -63,8 +64,12 @@ class ClassFolders(ImageFiles):
         return labels
 
     def _require_classes(self, folders: list[str]) -> None:
-        """Nothing, if each of the subfolders is another class and none is anything else."""
-        if not self._pattern:
+        """Nothing, if each of the subfolders is another class and none is anything else.
+
+        Some classes are called like splits, as the locomotive `train` and a `test_tube`: subfolders are taken for
+        splits only where each of them is called like one, which is how a data set in splits looks from above.
+        """
+        if not self._pattern and all(map(split_words, folders)):
             remedy = "set source.images to one of them, or source.files='**' if they are classes"
             require_one_split(self._tree.address, folders, remedy)
         seen: dict[str, str] = {}

@@ -30,7 +30,7 @@ class ParquetImages(ImageFiles):
         self._columns = columns
 
     def parts(self) -> list[Part]:
-        sizes = self._choose(self._tree.entries())
+        sizes = self._choose(self._tree.entries(self._pattern))
         contents = {file: self._contents(file, size) for file, size in sizes.items()}
         self._require_small_groups(contents)
         self._require_same_classes(contents)
@@ -47,25 +47,29 @@ class ParquetImages(ImageFiles):
         (file,), (size,), (first, end) = part.files, part.sizes, part.rows
         with self._tree.open(file) as content:
             table = pq.ParquetFile(content, buffer_size=_BUFFER_BYTES)
-            parquet_check.check(table, size, self._columns, self._tree.path(file))
+            classes = parquet_check.check(table, size, self._columns, self._tree.path(file)).classes
             groups, number = _groups_with(table.metadata, first, end)
             # One row at a time: a column may say a picture once and then that all rows have it.
             for batch in table.iter_batches(1, row_groups=groups, columns=list(self._columns)):
                 if first <= number < end:
                     (row,) = batch.to_pylist()
-                    yield self._example(f"{file}#{number}", row)
+                    yield self._example(f"{file}#{number}", row, classes)
                 number += 1
         if number < end:
             raise StorageError(self._tree.path(file), f"ends before its row {number}", "get it again")
 
-    def _example(self, name: str, row: dict[str, Any]) -> Example:
+    def _example(self, name: str, row: dict[str, Any], classes: tuple[str, ...] | None) -> Example:
         image = row[self._columns.image]
         content = image.get("bytes") if isinstance(image, dict) else image
         if content and len(content) > MOST_IMAGE_BYTES:
             problem = f"has {len(content)} bytes, and a picture has {MOST_IMAGE_BYTES} at most"
             raise StorageError(name, problem, "take it away")
+        label = require_label(row[self._columns.label], self._classes, name)
+        if classes and label >= len(classes):
+            problem = f"has the label {label}, and its file has names for 0..{len(classes) - 1} alone"
+            raise StorageError(self._tree.path(name), problem, "correct the label or the names")
         # Without bytes it is as broken as an image of wrong bytes.
-        return Example(name, content or b"", require_label(row[self._columns.label], self._classes, name))
+        return Example(name, content or b"", label)
 
     def _contents(self, file: str, size: int) -> Contents:
         with self._tree.open(file) as content:

@@ -1,7 +1,7 @@
 """Checks of a Parquet file's footer, before a row of the file is read."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -36,7 +36,7 @@ def check(table: pq.ParquetFile, size: int, columns: Columns, path: str) -> Cont
         path: of the file, for errors.
 
     Raises:
-        StorageError: it lacks a column, or tells of more than could be in it.
+        StorageError: it lacks a column, gives two labels one name, or tells of more than could be in it.
     """
     schema = table.schema_arrow
     _require_column(path, schema, columns.image, "bytes or structs of bytes", is_image)
@@ -44,7 +44,9 @@ def check(table: pq.ParquetFile, size: int, columns: Columns, path: str) -> Cont
     groups = [table.metadata.row_group(number).num_rows for number in range(table.metadata.num_row_groups)]
     _require_likely_rows(path, groups, table.metadata.num_rows, size)
     _require_likely_bytes(path, table.metadata, size, columns)
-    return Contents(sum(groups), max(groups, default=0), _class_names(schema, columns.label))
+    classes = _class_names(schema, columns.label)
+    _require_distinct(path, classes or ())
+    return Contents(sum(groups), max(groups, default=0), classes)
 
 
 def is_image(kind: Any) -> bool:
@@ -83,6 +85,14 @@ def _require_likely_bytes(path: str, metadata: Any, size: int, columns: Columns)
     if min(sizes, default=0) < 0 or unpacked > max(_MOST_UNPACKED, _MOST_EXPANSION * size):
         problem = f"would become {unpacked >> 20} MiB of {size} bytes, which pictures never do"
         raise StorageError(path, problem, "get it again, or write the pictures as JPEG or PNG")
+
+
+def _require_distinct(path: str, classes: Sequence[str]) -> None:
+    label_of: dict[str, int] = {}
+    for label, name in enumerate(classes):
+        first = label_of.setdefault(name, label)
+        if first != label:
+            raise StorageError(path, f"means {name} by the labels {first} and {label}", "give them names of their own")
 
 
 def _class_names(schema: Any, label: str) -> tuple[str, ...] | None:

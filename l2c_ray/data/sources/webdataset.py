@@ -1,5 +1,6 @@
 """Tars in the layout of webdataset: members that follow each other and differ in their suffix alone are an image."""
 
+import codecs
 from collections.abc import Iterator
 from itertools import groupby
 from typing import NamedTuple
@@ -32,7 +33,7 @@ class TarImages(ImageFiles):
         self._classes = classes
 
     def parts(self) -> list[Part]:
-        tars = self._choose(self._tree.entries())
+        tars = self._choose(self._tree.entries(self._pattern))
         if not tars:
             raise self._nothing(".tar file")
         return [Part(number, (file,), (size,)) for number, (file, size) in enumerate(tars.items())]
@@ -56,13 +57,22 @@ class TarImages(ImageFiles):
         """Pictures and labels, with what belongs together one after the other."""
         with self._tree.stream(tar) as stream:
             for member in members(stream, size):
-                folder, slash, base = member.name.rpartition("/")
+                name = _plain(member.name)
+                folder, slash, base = name.rpartition("/")
                 key, _, suffix = base.partition(".")
-                kind = kind_passed_over(member.name, suffix, _READ)
+                kind = kind_passed_over(name, suffix, _READ)
                 if kind or member.kind != "file":
                     self.passed_over[kind or member.kind] += 1
+                elif ".." in name.split("/"):
+                    problem = "has a name that leads out of its folder"
+                    raise StorageError(f"{tar}#{member.name}", problem, "pack the tar from inside its folder")
                 else:
                     yield _File(folder + slash + key, suffix.lower(), _content(tar, member, suffix.lower()))
+
+
+def _plain(name: str) -> str:
+    """The name without the `./` and `//` that make no difference."""
+    return "/".join(part for part in name.split("/") if part not in ("", "."))
 
 
 def _content(tar: str, member: Member, suffix: str) -> bytes:
@@ -83,5 +93,6 @@ def _by_suffix(name: str, files: Iterator[_File]) -> dict[str, bytes]:
 
 
 def _number(content: bytes) -> int | str:
-    text = content.decode(errors="replace").strip()
+    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    text = content.decode(encoding, errors="replace").strip()
     return int(text) if text.isdecimal() else text
