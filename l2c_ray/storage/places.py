@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from l2c_ray.errors import ConfigError
-from l2c_ray.storage.files import home
+from l2c_ray.storage.files import from_root, home
 
 _HOME = "$L2C_HOME"
 
 _SET_BY_RAY = ("RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_RAYLET_PID")
-"""The first for what `ray job submit` runs, the second for workers, such as replicas of Ray Serve."""
+"""The first, really called so by Ray, for what `ray job submit` runs; the second for workers, as of Ray Serve."""
 
 LOST = "is relative, and what a job writes to its own folder on the cluster is lost with that folder"
 WAY_OUT = "give a path from the root on"
@@ -21,8 +21,9 @@ def absolute(path: str) -> Path:
 
     Raises:
         ValueError: it can be no path.
+        StorageError: it is relative to a working folder that was deleted.
     """
-    return _expanded(path).absolute()
+    return from_root(_expanded(path))
 
 
 def is_lost(path: str, environment: Mapping[str, str] = os.environ) -> bool:
