@@ -59,6 +59,18 @@ def make_writable(folder: Path) -> Path:
         ) from error
 
 
+def require_writable(file: Path) -> None:
+    """Refuses a file that could not be written in the end; its missing folders are made.
+
+    Raises:
+        StorageError: it is a folder, or its name or folder is of no use.
+    """
+    make_writable(file.parent)
+    with cannot_be_written(file):
+        if file.is_dir():
+            raise StorageError(str(file), "is a folder", "name a file")
+
+
 def write_bytes(path: Path, content: bytes, mode: int = 0o666) -> Path:
     """Writes the file so that it is either there whole or not at all; missing folders are made.
 

@@ -26,15 +26,21 @@ def absolute(path: str) -> Path:
     return from_root(_expanded(path))
 
 
-def is_lost(path: str, environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether what is written there is lost with a folder of Ray's, in which the cluster runs jobs and workers.
+def is_a_job(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether the process runs in a folder of Ray's, in which the cluster runs jobs and workers.
 
     A submission's folder is copied into one, which is removed sooner or later.
+    """
+    return any(name in environment for name in _SET_BY_RAY)
+
+
+def is_lost(path: str, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether what is written there is lost with such a folder.
 
     Raises:
         ValueError: it can be no path.
     """
-    return any(name in environment for name in _SET_BY_RAY) and not _expanded(path).is_absolute()
+    return is_a_job(environment) and not _expanded(path).is_absolute()
 
 
 def require_lasting(subject: str, path: str, environment: Mapping[str, str] = os.environ) -> None:
