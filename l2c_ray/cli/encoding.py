@@ -11,6 +11,7 @@ from l2c_ray.config.encoding import EncodingConfig
 
 def encode_and_report(config: EncodingConfig, as_json: bool) -> None:
     """Encodes with progress on the way, then says what is where."""
+    require_there("source.images", config.source.images)
     require_there("latents.vae", config.latents.vae)
 
     from l2c_ray.data.sources.base import told

@@ -75,6 +75,17 @@ def require_there(key: str, place: str | None) -> None:
             raise StorageError(place, f"cannot be read ({error.strerror})", f"correct {key}") from error
 
 
+def require_label(model: str, checkpoint: Path | None, label: int) -> None:
+    """Refuses a class that the model is known not to have.
+
+    Raises:
+        InvalidInputError: it has no such class, or there is no such model.
+    """
+    classes = zoo.num_classes_of(model, "MODEL", checkpoint)
+    if classes is not None and label >= classes:
+        raise InvalidInputError("--label", f"{label} is not a class of {model}", f"take 0..{classes - 1}")
+
+
 def open_pipeline(
     model: str,
     checkpoint: Path | None,

@@ -138,12 +138,15 @@ def generate(
     vae: VaeOption = None,
 ) -> None:
     """Make one image, with a schedule or computing everything."""
-    from l2c_ray.cli.inputs import find_schedule, open_pipeline, read_schedule
-    from l2c_ray.storage.files import write_bytes
+    from l2c_ray.cli.inputs import find_schedule, open_pipeline, read_schedule, require_label, require_there
+    from l2c_ray.storage.files import require_writable, write_bytes
 
+    # All this is told of before the model is loaded, which takes a while.
+    require_label(model, checkpoint, label)
+    require_there("--vae", str(vae) if vae else None)
     if schedule is not None:
-        # A broken file is told of before the model is loaded, which takes a while.
         read_schedule(schedule)
+    require_writable(out)
     pipeline = open_pipeline(model, checkpoint, sampler, steps, guidance_scale, guidance_rule)
 
     from l2c_ray.caching.pictures import Pictures

@@ -11,7 +11,7 @@ from l2c_ray.cli.inputs import Weights
 from l2c_ray.cli.output import console
 from l2c_ray.cli.progress import progress_display
 from l2c_ray.config.profile import Profile
-from l2c_ray.storage.files import make_writable, write_text
+from l2c_ray.storage.files import require_writable, write_text
 
 if TYPE_CHECKING:
     from l2c_ray.models.base import CacheableTransformer
@@ -22,7 +22,7 @@ def profile_and_report(
 ) -> None:
     """Times the units, writes the profile to `out` and prints what each kind of unit takes of an evaluation."""
     weights.require_possible(name)
-    make_writable(out.parent)
+    require_writable(out)
 
     import torch
 

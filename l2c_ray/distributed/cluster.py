@@ -18,8 +18,9 @@ from ray.util import get_node_ip_address, placement_group, remove_placement_grou
 from l2c_ray.config.learn import ClusterSection
 from l2c_ray.distributed.temporary_folder import make_temporary_folder, temp_dir_in
 from l2c_ray.errors import InvalidInputError, ResourcesError, UnreachableError
+from l2c_ray.logs import logger
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 _CONNECT_SECONDS = 5
 _NOTICE_SECONDS = 3

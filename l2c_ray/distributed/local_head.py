@@ -20,7 +20,7 @@ from l2c_ray.errors import StorageError, UnreachableError
 from l2c_ray.printable import masked
 from l2c_ray.registry.tracking import tracking_uri
 from l2c_ray.storage.environment import settled, without_proxy
-from l2c_ray.storage.files import home, locked, make_writable, read_text, write_text
+from l2c_ray.storage.files import from_root, home, locked, make_writable, read_text, write_text
 
 _MARK = "L2C_HEAD"
 """Every process of a head inherits this variable with the head's folder."""
@@ -220,7 +220,7 @@ def token_file() -> Path | None:
     if os.environ.get("RAY_AUTH_TOKEN"):
         return None
     if given := os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        return Path(given).absolute()
+        return from_root(Path(given))
     try:
         return Path.home() / ".ray" / "auth_token"
     except RuntimeError as error:

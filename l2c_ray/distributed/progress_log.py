@@ -1,15 +1,15 @@
 """Progress on its way to MLflow, which may be away for a while: learning does not wait for it."""
 
-import logging
 import math
 import time
 from collections.abc import Sequence
 
 from l2c_ray.errors import L2CError
 from l2c_ray.learning.learner import Progress
+from l2c_ray.logs import logger
 from l2c_ray.registry.tracking import TrackedRun
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 _RETRY_SECONDS = 5.0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from l2c_ray.distributed.promotion import examine, move_aliases
 from l2c_ray.errors import ConflictError, IntegrityError, RegistryError, ScheduleError, SearchError, UnreachableError
 from l2c_ray.evaluation.frontier import FIRST_SEED, Measurement, OnImages
 from l2c_ray.evaluation.plots import plot_frontier, plot_schedule, plot_trials
+from l2c_ray.logs import logger
 from l2c_ray.registry.delivery import Results, deliver
 from l2c_ray.registry.lineage import Lineage
 from l2c_ray.registry.registration import HEATMAP_FILE, Registration
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 TRIALS_FILE = "trials.png"
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ class ZooEntry:
     sampler: str
     """As its authors sample it, with `guidance`."""
     guidance: Guidance
+    num_classes: int
+    """Of its own weights; see `num_classes_of`."""
 
 
 def load(name: str, checkpoint: Path | None = None, device: str = "cpu") -> CacheableTransformer:
@@ -110,6 +112,17 @@ def guidance_of(name: str, key: str, scale: float | None, rule: GuidanceRule | N
     return Guidance(scale=own.scale if scale is None else scale, rule=rule or own.rule)
 
 
+def num_classes_of(name: str, key: str, checkpoint: Path | None) -> int | None:
+    """The number of classes that the model knows; None where only its checkpoint tells.
+
+    Raises:
+        ConfigError: the zoo has no model of this name.
+    """
+    entry = entry_of(name, key)
+    # Models that ship are as large as the folder says that is given in their place; published ones have one size.
+    return None if checkpoint and embedded(name).is_dir() else entry.num_classes
+
+
 def embedded(name: str) -> Path:
     """The folder of the weights that ship in the package."""
     return _EMBEDDED / name
@@ -172,8 +185,8 @@ def _build_public_uvit(name: str) -> CacheableTransformer:
 
 _DIGITS_GUIDANCE = Guidance(scale=1.5)
 # Those of the papers' ImageNet tables.
-_PUBLIC_DIT = ZooEntry(_load_public_dit, _build_public_dit, "ddim", Guidance(scale=1.5, rule="first-three"))
-_PUBLIC_UVIT = ZooEntry(_load_public_uvit, _build_public_uvit, "dpm-solver-2", Guidance(scale=0.4, rule="beyond"))
+_PUBLIC_DIT = ZooEntry(_load_public_dit, _build_public_dit, "ddim", Guidance(scale=1.5, rule="first-three"), 1000)
+_PUBLIC_UVIT = ZooEntry(_load_public_uvit, _build_public_uvit, "dpm-solver-2", Guidance(scale=0.4, rule="beyond"), 1000)
 
 # Of the authors' models: size, patch size, pixels of an image.
 _PUBLIC_DITS = [
@@ -182,8 +195,8 @@ _PUBLIC_DITS = [
 _PUBLIC_UVITS = [f"uvit-{size}-2-256" for size in ("s", "m", "l", "h")]
 
 ENTRIES: dict[str, ZooEntry] = {
-    "digits-dit": ZooEntry(_load_dit, _build_dit, "ddim", _DIGITS_GUIDANCE),
-    "digits-uvit": ZooEntry(_load_uvit, _build_uvit, "dpm-solver-2", _DIGITS_GUIDANCE),
+    "digits-dit": ZooEntry(_load_dit, _build_dit, "ddim", _DIGITS_GUIDANCE, 10),
+    "digits-uvit": ZooEntry(_load_uvit, _build_uvit, "dpm-solver-2", _DIGITS_GUIDANCE, 10),
     **dict.fromkeys(_PUBLIC_DITS, _PUBLIC_DIT),
     **dict.fromkeys(_PUBLIC_UVITS, _PUBLIC_UVIT),
 }

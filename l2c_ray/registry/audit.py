@@ -25,6 +25,7 @@ WHO_VARIABLE = "L2C_WHO"
 
 _MOVE = "l2c.move."
 _NUMBER = re.compile(r"\d{6,12}", re.ASCII)
+_MOST_MOVES = 10**12 - 1
 _MOST_OF_A_NAME = 100
 """Characters, as a tag has no room for any number of them."""
 
@@ -51,7 +52,7 @@ class AliasMove:
     def tag(self) -> tuple[str, str]:
         """Key and value."""
         content = {name: value for name, value in asdict(self).items() if name != "number"}
-        return f"{_MOVE}{self.number:06d}", json.dumps(content, ensure_ascii=False)
+        return _key(self.number), json.dumps(content, ensure_ascii=False)
 
 
 _CONTENT: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
@@ -65,9 +66,14 @@ def moves_of(model: RegisteredModel) -> list[AliasMove]:
 
 
 def next_number(model: RegisteredModel) -> int:
-    """Number of the next move: above every record's, also a damaged one's, so that none is overwritten."""
-    keys = (key.removeprefix(_MOVE) for key in model.tags if key.startswith(_MOVE))
-    return 1 + max((int(key) for key in keys if _NUMBER.fullmatch(key)), default=0)
+    """Number of the next move: above every recorded one's that leaves room for it, and of no tag that is there."""
+    recorded = [0, *(move.number for move in moves_of(model))]
+    above = (number for last in reversed(recorded) for number in range(last + 1, _MOST_MOVES + 1))
+    return next(number for number in above if _key(number) not in model.tags)
+
+
+def _key(number: int) -> str:
+    return f"{_MOVE}{number:06d}"
 
 
 def _move(number: str, value: str) -> AliasMove:

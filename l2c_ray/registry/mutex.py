@@ -7,7 +7,6 @@ MLflow has no compare-and-set, but no two registered models have one name. So wh
 from __future__ import annotations
 
 import json
-import logging
 import re
 import time
 import uuid
@@ -16,6 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from l2c_ray.errors import ConflictError
+from l2c_ray.logs import logger
 from l2c_ray.registry.audit import utc_now, who_am_i
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _MOST_SECONDS = 10 * LEASE_SECONDS
 _POLL_SECONDS = 0.2
 _TOKEN = re.compile(r"[\w-]{1,64}", re.ASCII)
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 
 class Held:

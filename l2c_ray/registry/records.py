@@ -1,11 +1,12 @@
 """Records kept as tags of the registry, which anybody may write: a damaged one is named once and passed over."""
 
-import logging
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import TypeVar
 
 from pydantic import ValidationError
+
+from l2c_ray.logs import logger
 
 _MOST_NAMED = 1000
 """Damaged records that a process keeps in mind, so that it does not name one again."""
@@ -13,7 +14,7 @@ _MOST_OF_A_PROBLEM = 200
 
 _Record = TypeVar("_Record")
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 
 def readable(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 from l2c_ray.errors import ConflictError, RegistryError
+from l2c_ray.logs import logger
 from l2c_ray.registry.aliases import history, move_alias
 from l2c_ray.registry.audit import withdrawn
 from l2c_ray.registry.lineage import Lineage
@@ -39,7 +39,7 @@ CONFIG_FILE = "config.json"
 HEATMAP_FILE = "heatmap.png"
 SAMPLES_FILE = "samples.png"
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 
 class Registration(BaseModel):

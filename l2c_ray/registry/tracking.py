@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from l2c_ray.errors import ConfigError, L2CError, UnreachableError
+from l2c_ray.logs import logger
 from l2c_ray.printable import masked
 from l2c_ray.storage.files import home, make_writable
 
@@ -39,7 +40,7 @@ _CLIENT_SETTINGS = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 
 def tracking_uri() -> str:
@@ -76,11 +77,7 @@ def connect() -> MlflowClient:
         except (ValueError, ArgumentError, MlflowException) as error:
             if isinstance(error, MlflowException) and error.error_code != "INVALID_PARAMETER_VALUE":
                 raise
-            raise ConfigError(
-                f"MLFLOW_TRACKING_URI={uri}",
-                f"is not the address of a tracking server ({reason(error)})",
-                "give one, for instance http://127.0.0.1:5000",
-            ) from error
+            raise _no_address(uri, error) from error
     return client
 
 
@@ -222,17 +219,26 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _no_address(uri: str, error: Exception) -> ConfigError:
+    problem = f"is not the address of a tracking server ({reason(error)})"
+    return ConfigError(f"MLFLOW_TRACKING_URI={uri}", problem, "give one, for instance http://127.0.0.1:5000")
+
+
 def _require_database(uri: str) -> None:
     """Opens a sqlite file once; MLflow would try a broken one again and again for two minutes.
 
     Raises:
-        ConfigError: there is no file in the address, or SQLAlchemy would read another name from it.
+        ConfigError: it is no address, there is no file in it, or SQLAlchemy would read another name from it.
         StorageError: its folder cannot be written.
         UnreachableError: it is no database.
     """
     from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
 
-    name = make_url(uri).database or ""
+    try:
+        name = make_url(uri).database or ""
+    except ArgumentError as error:
+        raise _no_address(uri, error) from error
     if name in ("", ":memory:"):
         raise ConfigError(f"MLFLOW_TRACKING_URI={uri}", "is in memory and lost at the end", "name a file")
     # A user's own address may have options behind a question mark.

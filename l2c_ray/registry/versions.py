@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 import tempfile
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from l2c_ray.errors import IntegrityError, RegistryError
+from l2c_ray.logs import logger
 from l2c_ray.models import zoo
 from l2c_ray.models.layout import WEIGHTS
 from l2c_ray.registry.tracking import reason, server_errors
@@ -29,7 +29,7 @@ SCHEDULE_FILE = "schedule.json"
 
 _Found = TypeVar("_Found")
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, SQLA
 from l2c_ray.errors import ConfigError, L2CError, SearchError, StorageError, UnreachableError
 from l2c_ray.registry.tracking import reason
 from l2c_ray.search.journal import Journal, damaged
-from l2c_ray.storage.files import home, make_writable
+from l2c_ray.storage.files import from_root, home, make_writable
 
 STORAGE_VARIABLE = "L2C_STUDY_STORAGE"
 """Address of a database; it may hold a password, which no message repeats."""
@@ -177,7 +177,7 @@ def _address() -> URL | None:
 def _folder_of(url: URL | None) -> Path:
     """Of the file, and of its locks."""
     if url is not None and url.get_backend_name() == "sqlite":
-        return Path(str(url.database)).absolute().parent
+        return from_root(Path(str(url.database))).parent
     return home() / "studies"
 
 

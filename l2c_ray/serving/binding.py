@@ -1,7 +1,6 @@
 """Keeps a replica's internal server off the interfaces that its node does not use."""
 
 import ipaddress
-import logging
 from importlib.metadata import version
 from typing import Any
 
@@ -9,10 +8,11 @@ import ray
 from ray.serve._private import replica
 
 from l2c_ray.errors import InvalidInputError
+from l2c_ray.logs import logger
 
 _HOOK = "add_port_to_grpc_server"
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 
 class UnsupportedRayError(InvalidInputError):

@@ -26,7 +26,8 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
 
 _SQLITE = re.compile(r"(sqlite(?:\+\w+)?:///)([^?]+)(.*)", re.DOTALL)
 _FILE = re.compile(r"(file:)((?!//)[^?]+)(.*)", re.DOTALL)
-_NO_FILES = re.compile(r":memory:|databricks(-uc)?|uc")
+# A mistyped address (http:host) is none of a file either: whoever connects to it says what is wrong with it.
+_NO_FILES = re.compile(r":memory:|databricks(-uc)?|uc|\w[\w+.-]*:.*", re.DOTALL | re.ASCII)
 
 
 def settle() -> None:
@@ -79,4 +80,4 @@ def _around_the_path(value: str) -> tuple[str, str, str]:
     """The text before a path in the value, the path, and the text after it; no path where the value names no file."""
     match = _SQLITE.fullmatch(value) or _FILE.fullmatch(value)
     before, path, after = match.groups() if match else ("", value, "")
-    return before, "" if "://" in path or _NO_FILES.fullmatch(path) else path, after
+    return before, "" if _NO_FILES.fullmatch(path) else path, after

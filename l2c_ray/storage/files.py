@@ -17,14 +17,27 @@ MOST_TEXT_BYTES = 16 << 20
 """Size limit of a text file: a schedule of 1000 steps and 180 units with two coefficients each has half of it."""
 
 
+def from_root(path: Path) -> Path:
+    """The path from the root on.
+
+    Raises:
+        StorageError: it is relative to a working folder that was deleted.
+    """
+    try:
+        return path.absolute()
+    except FileNotFoundError as error:
+        problem = "is relative, and the working folder was deleted"
+        raise StorageError(str(path), problem, "change to a folder that is there") from error
+
+
 def home() -> Path:
     """Where everything goes that the user gave no place: `$L2C_HOME`, or `~/.l2c_ray`.
 
     Raises:
-        StorageError: there is neither that variable nor a home directory.
+        StorageError: there is neither that variable nor a home directory; or see `from_root`.
     """
     try:
-        return Path(os.environ.get("L2C_HOME") or "~/.l2c_ray").expanduser().absolute()
+        return from_root(Path(os.environ.get("L2C_HOME") or "~/.l2c_ray").expanduser())
     except RuntimeError as error:
         problem = "names no folder, and this user has no home directory"
         raise StorageError("L2C_HOME", problem, "set it to a folder you may write") from error
@@ -44,6 +57,18 @@ def make_writable(folder: Path) -> Path:
         raise StorageError(
             str(folder), f"cannot be written ({error.strerror})", "name a folder you may write"
         ) from error
+
+
+def require_writable(file: Path) -> None:
+    """Refuses a file that could not be written in the end; its missing folders are made.
+
+    Raises:
+        StorageError: it is a folder, or its name or folder is of no use.
+    """
+    make_writable(file.parent)
+    with cannot_be_written(file):
+        if file.is_dir():
+            raise StorageError(str(file), "is a folder", "name a file")
 
 
 def write_bytes(path: Path, content: bytes, mode: int = 0o666) -> Path:

@@ -1,13 +1,13 @@
 """Waiting for a server that is away, with growing pauses and no longer than was agreed."""
 
-import logging
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 from l2c_ray.errors import UnreachableError
+from l2c_ray.logs import logger
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 _FIRST_PAUSE = 0.25
 _LONGEST_PAUSE = 4.0

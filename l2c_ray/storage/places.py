@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from l2c_ray.errors import ConfigError
-from l2c_ray.storage.files import home
+from l2c_ray.storage.files import from_root, home
 
 _HOME = "$L2C_HOME"
 
 _SET_BY_RAY = ("RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_RAYLET_PID")
-"""The first for what `ray job submit` runs, the second for workers, such as replicas of Ray Serve."""
+"""The first, really called so by Ray, for what `ray job submit` runs; the second for workers, as of Ray Serve."""
 
 LOST = "is relative, and what a job writes to its own folder on the cluster is lost with that folder"
 WAY_OUT = "give a path from the root on"
@@ -23,19 +23,26 @@ def absolute(path: str, folder: Path = Path()) -> Path:
 
     Raises:
         ValueError: it can be no path.
+        StorageError: it is relative to a working folder that was deleted.
     """
-    return (folder / _expanded(path)).absolute()
+    return from_root(folder / _expanded(path))
+
+
+def is_a_job(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether the process runs in a folder of Ray's, in which the cluster runs jobs and workers.
+
+    A submission's folder is copied into one, which is removed sooner or later.
+    """
+    return any(name in environment for name in _SET_BY_RAY)
 
 
 def is_lost(path: str, environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether what is written there is lost with a folder of Ray's, in which the cluster runs jobs and workers.
-
-    A submission's folder is copied into one, which is removed sooner or later.
+    """Whether what is written there is lost with such a folder.
 
     Raises:
         ValueError: it can be no path.
     """
-    return any(name in environment for name in _SET_BY_RAY) and not _expanded(path).is_absolute()
+    return is_a_job(environment) and not _expanded(path).is_absolute()
 
 
 def require_lasting(subject: str, path: str, environment: Mapping[str, str] = os.environ) -> None:

@@ -165,7 +165,7 @@ def open_tree(address: str, environment: Mapping[str, str] = os.environ) -> File
         StorageError: it is no such address.
     """
     if "://" not in address:
-        return FolderTree(Path(address).expanduser().absolute())
+        return FolderTree(files.from_root(Path(address).expanduser()))
     # Loading Arrow takes half a second, which whoever reads a folder need not wait for.
     from l2c_ray.storage.bucket_tree import BucketTree
 

@@ -73,7 +73,7 @@ def half(digits_pipeline: Pipeline) -> Schedule:
 def latents(monkeypatch: pytest.MonkeyPatch) -> Pipeline:
     """A model of latents with its sampler, which the zoo has under the name `tiny` for whatever checkpoint."""
     model = tiny_dit(channels=4)
-    entry = ZooEntry(load=lambda *_: model, build=lambda _: model, sampler="ddim", guidance=GUIDANCE)
+    entry = ZooEntry(lambda *_: model, lambda _: model, "ddim", GUIDANCE, model.num_classes)
     monkeypatch.setitem(zoo.ENTRIES, "tiny", entry)
     return Pipeline(model, make_solver("ddim", 4, model), GUIDANCE)
 

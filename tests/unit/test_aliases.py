@@ -19,7 +19,7 @@ from l2c_ray.errors import ConflictError, RegistryError, UnreachableError
 from l2c_ray.evaluation.gate import Check
 from l2c_ray.registry import mutex
 from l2c_ray.registry.aliases import history, move_alias, roll_back
-from l2c_ray.registry.audit import WHO_VARIABLE, AliasMove, moves_of, withdrawn
+from l2c_ray.registry.audit import WHO_VARIABLE, AliasMove, moves_of, next_number, withdrawn
 from l2c_ray.registry.mutex import LOCK_PREFIX, exclusive
 from l2c_ray.registry.tracking import TrackedRun
 from l2c_ray.registry.versions import get_version, holder_of, list_versions
@@ -253,6 +253,8 @@ def test_holder_that_was_held_up_neither_writes_nor_takes_the_next_ones_lock(
         ("l2c.move.000002", '{"alias": "fast"}'),
         ("l2c.move.000002", '{"alias": "fast", "before": "1", "after": 2, "who": "x", "when": "y", "why": "z"}'),
         ("l2c.move.000002", "[" * 2000),
+        ("l2c.move.000004", "{}"),
+        ("l2c.move.999999999999", "{"),
         ("l2c.move.second", "{}"),
         ("l2c.move.", "{}"),
     ],
@@ -268,6 +270,35 @@ def test_damaged_record_of_a_move_is_named_once_and_blocks_nothing(
     assert client.get_registered_model(NAME).tags[key] == value
     (told,) = [record.getMessage() for record in caplog.records]
     assert told.startswith(f"{NAME}: its tag {key} is no record of l2c_ray and is passed over")
+
+
+def test_number_of_a_move_leaves_room_for_the_next_and_takes_no_tag() -> None:
+    recorded = [_recorded(number) for number in (1, 2, 10**12 - 1)]
+    model = RegisteredModel(NAME, tags=[*recorded, RegisteredModelTag("l2c.move.000003", "{")])
+    assert next_number(model) == 4
+    assert next_number(RegisteredModel(NAME, tags=[])) == 1
+
+
+def _recorded(number: int) -> RegisteredModelTag:
+    return RegisteredModelTag(*AliasMove(number, "fast", None, 2, "me@there", "2026-01-01T00:00:00+00:00", "why").tag)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (
+            "l2c.move.000004",
+            '{"alias":"a","before":1,"after":2,"who":"me","when":"x","why":"y","\u001b[31mX\nerror: gone":1}',
+        ),
+        ("l2c.move." + "x" * 50_000, "{}"),
+        ("l2c.move.\x1b[31m\nerror: gone", "{}"),
+    ],
+)
+def test_damaged_record_is_told_of_in_one_bounded_line(caplog: pytest.LogCaptureFixture, key: str, value: str) -> None:
+    assert moves_of(RegisteredModel(NAME, tags=[RegisteredModelTag(key, value)])) == []
+    (line,) = caplog.messages
+    assert line.isprintable()
+    assert len(line) < 1500
 
 
 @fuzzed

@@ -12,6 +12,7 @@ from unit_factories import L2C, Refused, sealed
 from l2c_ray.caching.pipeline import Pipeline, encode_png
 from l2c_ray.cli.main import main
 from l2c_ray.config.learn import LearnConfig
+from l2c_ray.models import zoo
 from l2c_ray.schedule import Schedule
 
 FEW_STEPS = ("--steps", "4")
@@ -117,7 +118,8 @@ def test_schedule_whose_cost_is_not_the_model_s_is_refused(
         ({"--schedule": "half.json", "--steps": 5}, "sampler.steps"),
         ({"--schedule": "half.json", "--guidance-scale": 2}, "sampler.guidance"),
         ({"--out": "half.json/image.png"}, "half.json"),
-        ({"--out": "."}, "."),
+        ({"--out": "."}, ".: is a folder"),
+        ({"--vae": "none"}, "none: cannot be read"),
         ({"--out": "a" * 300 + ".png"}, "aaa.png"),
     ],
 )
@@ -130,6 +132,16 @@ def test_generate_refuses_bad_input_in_one_line_naming_it(
     line = refused("generate", model, *(part for option in options.items() for part in option))
     assert named in line
     assert list(half_file.parent.iterdir()) == [half_file]
+
+
+@pytest.mark.parametrize("name", ["digits-dit", "digits-uvit", "dit-s-8-256", "uvit-s-2-256"])
+def test_zoo_knows_the_number_of_classes_before_a_model_is_made(name: str) -> None:
+    assert zoo.num_classes_of(name, "MODEL", None) == zoo.skeleton(name).num_classes
+
+
+def test_checkpoint_of_a_small_model_tells_its_number_of_classes_itself(tmp_path: Path) -> None:
+    assert zoo.num_classes_of("digits-dit", "MODEL", tmp_path) is None
+    assert zoo.num_classes_of("dit-s-8-256", "MODEL", tmp_path) == 1000
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,50 @@ def test_an_entry_point_loads_nothing_that_it_does_not_need(name: str) -> None:
     assert loaded(code) == allowed
 
 
+REFUSED = {
+    "label": ("generate", "digits-dit", "--label", "11", "--out", "x.png"),
+    "label of a published model": ("generate", "uvit-s-2-256", "--checkpoint", "/", "--label", "1000", "--out", "x"),
+    "vae": ("generate", "digits-dit", "--label", "1", "--out", "x.png", "--vae", "/nowhere"),
+    "image in an unwritable folder": ("generate", "digits-dit", "--label", "1", "--out", "/proc/x.png"),
+    "image that is a folder": ("generate", "digits-dit", "--label", "1", "--out", str(PACKAGE)),
+    "profile that is a folder": ("profile", "digits-dit", "--out", str(PACKAGE)),
+    "images to encode": (
+        *("encode", str(JOBS / "configs" / "encode-imagenet-256.toml")),
+        *("--set", "source.images='/nowhere'", "--set", "latents.vae='/'"),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_refusal_loads_no_heavy_library(what: str) -> None:
+    code = f"""
+import sys
+from l2c_ray.cli.main import main
+try:
+    main({REFUSED[what]!r})
+except SystemExit as ended:
+    assert ended.code == 2, ended.code
+"""
+    assert loaded(code) == set()
+
+
+def test_training_the_classifier_in_a_job_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    job = JOBS / "train_classifier.py"
+    code = f"""
+import runpy, sys
+sys.argv = [{str(job)!r}]
+try:
+    runpy.run_path({str(job)!r}, run_name="__main__")
+except SystemExit as ended:
+    assert ended.code == 2, ended.code
+"""
+    assert loaded(code) == set()
+    done = subprocess.run([sys.executable, job], stderr=subprocess.PIPE, text=True, check=False)
+    assert done.stderr.startswith("error: jobs/train_classifier.py: writes into the package")
+    assert done.stderr.endswith("; run it where the checkout is\n")
+
+
 def loaded(code: str) -> set[str]:
     """The heavy libraries that a process has loaded which runs this code."""
     told = "\nimport sys; print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"

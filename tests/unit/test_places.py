@@ -138,6 +138,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def deleted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The working folder is deleted."""
+    gone = folder / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+
+
+@pytest.fixture
 def job(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder of a submitted job."""
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": {"working_dir": "gcs://package.zip"}}))
@@ -321,7 +330,13 @@ def test_variables_of_what_is_read_name_files_from_the_root_on(name: str, job: P
         "http://127.0.0.1:5000",
         "postgresql+psycopg://me:s3cret@db/studies",
         "s3://bucket/runs",
+        "http:foo",
+        "http:/127.0.0.1:5000",
+        "uc:x",
+        "sqlite:rel.db",
         "sqlite:////var/mlflow.db",
+        "sqlite:///file:rel.db?uri=true",
+        "sqlite:///file::memory:?cache=shared",
         "sqlite:///:memory:",
         "sqlite://",
     ],
@@ -368,4 +383,28 @@ def test_user_without_a_home_is_told_to_set_one() -> None:
 def test_home_folder_of_a_user_without_a_home_is_a_typed_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("L2C_HOME", "~nobody-of-this-name/l2c")
     with pytest.raises(StorageError, match="L2C_HOME: names no folder"):
+        home()
+
+
+@pytest.mark.parametrize(
+    ("variables", "arguments"),
+    [
+        ({"L2C_HOME": "rel"}, ("drift", "foo")),
+        ({"L2C_STORAGE": "rel"}, ("drift", "foo")),
+        ({}, ("learn", CONFIGS / "digits.toml", "--set", "run.storage=rel")),
+    ],
+)
+@pytest.mark.usefixtures("deleted")
+def test_deleted_working_folder_is_told_of_in_one_line(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], arguments: Any
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert "rel: is relative, and the working folder was deleted" in refused(*arguments)
+
+
+@pytest.mark.usefixtures("deleted")
+def test_home_folder_relative_to_a_deleted_one_is_a_typed_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("L2C_HOME", "rel")
+    with pytest.raises(StorageError, match="rel: is relative"):
         home()

@@ -213,6 +213,8 @@ def test_name_that_no_machine_has_is_told(monkeypatch: pytest.MonkeyPatch) -> No
         "http://***@[bad",
         "nonsense://nowhere",
         "localhost:5000",
+        "http:foo",
+        "sqlite:rel.db",
         "mysql+nothing:///db",
         "/folder/mlruns",
     ],
