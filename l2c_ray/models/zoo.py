@@ -31,7 +31,7 @@ class ZooEntry:
     """As its authors sample it, with `guidance`."""
     guidance: Guidance
     num_classes: int
-    """Of its own weights; see `num_classes_of`."""
+    """The count that its own weights have; see `num_classes_of`."""
 
 
 def load(name: str, checkpoint: Path | None = None, device: str = "cpu") -> CacheableTransformer:

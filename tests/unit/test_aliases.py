@@ -288,7 +288,7 @@ def _recorded(number: int) -> RegisteredModelTag:
     [
         (
             "l2c.move.000004",
-            '{"alias":"a","before":1,"after":2,"who":"me","when":"x","why":"y","\u001b[31mX\nerror: gone":1}',
+            r'{"alias":"a","before":1,"after":2,"who":"me","when":"x","why":"y","\u001b[31mX\nerror: gone":1}',
         ),
         ("l2c.move." + "x" * 50_000, "{}"),
         ("l2c.move.\x1b[31m\nerror: gone", "{}"),
