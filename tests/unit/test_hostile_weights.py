@@ -105,6 +105,20 @@ def test_config_that_is_too_large_or_too_deep_is_refused(
         (tmp_path / part).write_bytes(whole)
 
 
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_config_with_a_byte_order_mark_is_refused_naming_it(tmp_path: Path, kind: str) -> None:
+    save_in, load, parts = FOLDERS[kind]
+    save_in(tmp_path)
+    for path in (tmp_path / part for part in parts[1:]):
+        content = path.read_bytes()
+        path.write_bytes(b"\xef\xbb\xbf" + content)
+        with pytest.raises(CheckpointError, match="byte order mark") as caught:
+            load(tmp_path)
+        assert caught.value.subject == str(path)
+        path.write_bytes(content)
+    load(tmp_path)
+
+
 LARGE = {
     "dit": {"num_layers": 10**9, "sample_size": 10**6, "num_embeds_ada_norm": 10**9, "norm_num_groups": 10**400},
     "uvit": {"depth": 10**9, "image_size": 10**6, "width": 10**9, "num_classes": 10**400},
