@@ -245,15 +245,15 @@ OF_2_GIB = b"J\xff\xff\xff\x7f\x85R."
 LATIN = b"X\x06\x00\x00\x00latin1"
 
 PICKLES: dict[str, tuple[bytes, str]] = {
-    "a key that takes centuries to hash": (b"\x80\x02})" + b"q\x00h\x00\x86" * 60 + b"K\x01s.", "tuple of more than"),
-    "a key too deep to hash": (b"\x80\x02})" + b"\x85" * 900_000 + b"K\x01s.", "tuple of more than"),
+    "a key that takes centuries to hash": (b"\x80\x02})" + b"q\x00h\x00\x86" * 60 + b"K\x01s.", "copies what it holds"),
+    "a key too deep to hash": (b"\x80\x02})" + b"\x85" * 900_000 + b"K\x01s.", "tuples within tuples"),
     "bytes of any length": (
         b"\x80\x02c__builtin__\nbytearray\nJ\xff\xff\xff\x7f\x85R.",
-        "it asks for __builtin__.bytearray",
+        "it asks for bytes of any length",
     ),
     "a tensor of any length": (
         b"\x80\x02ctorch\nFloatTensor\nJ\xff\xff\xff\x7f\x85R.",
-        "it asks for torch.FloatTensor",
+        "it calls torch.FloatTensor",
     ),
     "copies of a text": (
         b"\x80\x02]" + GLOBAL_ENCODE + b"q\x00" + LONG + LATIN + b"\x86q\x01Ra" + b"h\x00h\x01Ra" * 1000 + b".",
@@ -261,11 +261,15 @@ PICKLES: dict[str, tuple[bytes, str]] = {
     ),
     "a slow text encoding": (
         b"\x80\x02" + GLOBAL_ENCODE + LONG + b"X\x08\x00\x00\x00punycode\x86R.",
-        "it asks for a text encoding",
+        "a text encoding",
     ),
     "copies of a list": (
-        b"\x80\x02ccollections\nOrderedDict\nq\x00](" + b"K\x01K\x02\x86" * 1000 + b"eq\x01\x85R.",
-        "copies a list",
+        b"\x80\x02ccollections\nOrderedDict\nq\x00]("
+        + b"K\x01K\x02\x86" * 1000
+        + b"eq\x01\x85R"
+        + b"h\x00h\x01\x85R" * 10
+        + b".",
+        "copies what it holds",
     ),
     "copies of a dictionary": (
         b"\x80\x02](}q\x00K\x01K\x01s" + b"ccollections\nOrderedDict\n)Rh\x00b" * 10 + b"e.",
