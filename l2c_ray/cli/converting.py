@@ -26,8 +26,10 @@ def format_of(file: Path, given: ImportFormat | None, theta: float | None) -> Im
 
     Raises:
         StorageError: the file cannot be read.
-        InvalidInputError: `theta` is missing for this format, or none of its business.
+        InvalidInputError: `theta` is no score, missing for this format, or none of its business.
     """
+    if theta is not None and not 0 <= theta <= 1:
+        raise InvalidInputError("--threshold", f"{theta} is not in [0, 1], where scores are", "take one of the range")
     file_format = given or recognise(file)
     if file_format == "l2c-router" and theta is None:
         raise InvalidInputError("--threshold", "is missing", "give the score above which a unit is computed")

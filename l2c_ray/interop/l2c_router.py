@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from l2c_ray.errors import InvalidInputError, ScheduleError
+from l2c_ray.errors import ScheduleError
 from l2c_ray.learning.router import Router
 from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.sampling.ddim import DDIM
@@ -36,13 +36,10 @@ def read_table(path: Path, model: CacheableTransformer, solver: Solver, theta: f
         theta: in [0, 1].
 
     Raises:
-        InvalidInputError: theta is out of range.
         CheckpointError: the file cannot be read, or would run something.
         ScheduleError: names the row or key that is unknown, missing, not finite, or of another model, sampler or
             number of steps.
     """
-    if not 0 <= theta <= 1:
-        raise InvalidInputError("threshold", f"{theta} is not in [0, 1], where scores are", "take one of the range")
     rows, layout = _unwrapped(read_pickled(path), path)
     if layout != solver.name:
         raise ScheduleError(str(path), f"is laid out as a router for {layout}, not {solver.name}", _REMEDY)

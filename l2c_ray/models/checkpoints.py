@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from l2c_ray.errors import CheckpointError, StorageError
 from l2c_ray.models.layout import CONFIG, WEIGHTS
-from l2c_ray.storage.files import read_text
+from l2c_ray.storage.files import read_bytes
 from l2c_ray.storage.tensors import flaw, opened_weights, read_tensors
 
 if TYPE_CHECKING:
@@ -52,12 +53,17 @@ def read_config(path: Path) -> dict[str, Any]:
     """The keys of a config.json.
 
     Raises:
-        CheckpointError: it is missing, no ordinary file, or no JSON object.
+        CheckpointError: it is missing, no ordinary file, or no JSON object as diffusers reads it too.
     """
     try:
-        content = json.loads(read_text(path, _MOST_CONFIG_BYTES))
+        encoded = read_bytes(path, _MOST_CONFIG_BYTES)
     except StorageError as error:
         raise CheckpointError(error.subject, error.problem, error.remedy) from error
+    if encoded.startswith(codecs.BOM_UTF8):
+        # Diffusers reads the same file and takes none.
+        raise CheckpointError(str(path), "begins with a byte order mark", "save it as UTF-8 without one")
+    try:
+        content = json.loads(encoded.decode())
     except (ValueError, RecursionError) as error:
         raise unloadable(path, error) from error
     if not isinstance(content, dict):
@@ -74,19 +80,19 @@ def read_scheduler(folder: Path) -> DDIMScheduler:
     from diffusers import DDIMScheduler
 
     path = folder / "scheduler" / "scheduler_config.json"
-    steps = read_config(path).get("num_train_timesteps")
+    config = read_config(path)
+    steps = config.get("num_train_timesteps")
     if isinstance(steps, int) and steps > _MOST_TIMESTEPS:
         raise _oversized("num_train_timesteps", path, steps, _MOST_TIMESTEPS)
     try:
         # Whatever device a model is built on, solvers read the noise schedule.
         with torch.device("cpu"):
-            config = DDIMScheduler.load_config(folder, subfolder="scheduler", local_files_only=True)
             # `from_pretrained` imports every other scheduler, and SciPy, to know which keys of theirs to leave out.
             known = signature(DDIMScheduler).parameters
             scheduler = DDIMScheduler(**{key: value for key, value in config.items() if key in known})
     except Exception as error:
         # Diffusers lets whatever a broken config leads to through.
-        raise unloadable(folder / "scheduler" / DDIMScheduler.config_name, error) from error
+        raise unloadable(path, error) from error
     for key, wanted in _SCHEDULER.items():
         if scheduler.config[key] != wanted:
             raise CheckpointError(

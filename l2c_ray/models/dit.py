@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from l2c_ray.models.base import Branch, CacheableTransformer, units_of, unpatchify
-from l2c_ray.models.checkpoints import digest, read_module, read_scheduler
-from l2c_ray.models.layout import WEIGHTS
+from l2c_ray.models.checkpoints import digest, read_config, read_module, read_scheduler
+from l2c_ray.models.layout import CONFIG, WEIGHTS
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler, DiTTransformer2DModel
@@ -143,5 +143,4 @@ def load_folder(name: str, folder: Path) -> DiT:
 def build_like(folder: Path, name: str) -> DiT:
     """A model of the sizes that the folder's config.json tells, with random weights."""
     kind = transformer_class()
-    config = kind.load_config(folder, subfolder="transformer", local_files_only=True)
-    return DiT(kind.from_config(config), read_scheduler(folder), name, None)
+    return DiT(kind.from_config(read_config(folder / CONFIG)), read_scheduler(folder), name, None)

@@ -6,48 +6,81 @@ may copy one long string a thousand times, or make a key that takes centuries to
 
 import pickletools
 import re
+from enum import Enum, auto
 from typing import IO, Any, NamedTuple
+
+# Torch has no public name for its list.
+from torch._utils import IMPORT_MAPPING, NAME_MAPPING
+from torch._weights_only_unpickler import _get_allowed_globals
 
 MOST_BYTES = 16 << 20
 """Size limit of the pickles in a file, tensors' numbers apart: 100,000 tensors have as many."""
 
 _MOST_OPCODES = 1_000_000
 """Some of one byte make an object of two hundred."""
-_MOST_IN_A_TUPLE = 1000
-"""Values, those of tuples within it included. Python's own random state has 628."""
+_MOST_HASHED = 100_000
+"""Values of tuples that are used again, each as often as they are."""
+_MOST_DEPTH = 500
+"""Of tuples within tuples: Python hashes them without a look at its stack."""
 
-_KNOWN = re.compile(
-    r"collections OrderedDict|_codecs encode|argparse Namespace"
-    r"|torch (Size|device|bool|[bq]?u?(int|float)\d+\w*|complex\d+)"
-    r"|torch(\.(cuda|storage))? \w+Storage|torch\.(serialization _get_layout|nn\.parameter Parameter)"
-    r"|torch\._utils _rebuild_(parameter|tensor|tensor_v2|tensor_v3|sparse_tensor|meta_tensor_no_storage)"
-    r"|numpy(\._?core\.multiarray (scalar|_reconstruct)| dtype| ndarray)"
-    r"|pathlib(\._local)? (Pure)?(Posix|Windows)?Path"
+_PATHS = [f"{pure}{system}Path" for pure in ("", "Pure") for system in ("Posix", "Windows")] + ["Path", "PurePath"]
+_NUMPY = [f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")]
+NEVER_MADE = (
+    # The authors' files hold their training script's arguments.
+    "argparse.Namespace",
+    "numpy.dtype",
+    "numpy.ndarray",
+    *_NUMPY,
+    *(f"{module}.{name}" for module in ("pathlib", "pathlib._local") for name in _PATHS),
 )
-"""Names, each as `module name`, that neither take memory for nothing nor hide what a tensor is."""
+"""Names beside torch's that files hold, to be read with a stand-in for each."""
+
+_NOT_OF_WEIGHTS = re.compile(r"torch\._utils\._rebuild_(qtensor|nested_tensor|device_tensor_\w+|wrapper_subclass)")
+"""Names of torch's list that take memory for nothing, or hide what a tensor is."""
+_NEVER_CALLED = re.compile(r"torch\.[\w.]*(Tensor|Storage)")
+"""Classes that files hold by name alone; called with a number, they take as much memory."""
+_TAKES_A_COPY = {"builtins.bytearray", "builtins.set", "collections.Counter", "collections.OrderedDict", "torch.Size"}
+_DECODES = {"_codecs.encode", "builtins.bytearray"}
+_SETS_ATTRIBUTES = {"torch._tensor._rebuild_from_type_v2", "torch._utils._rebuild_parameter_with_state"}
+"""They copy their last argument as the opcode BUILD does."""
 
 
 class UnwantedPickleError(Exception):
     """A pickle asks for more than weights need; the text says for what."""
 
 
+class _Kind(Enum):
+    MARK = auto()
+    NUMBER = auto()
+    TEXT = auto()
+    BYTES = auto()
+    NAME = auto()
+    TUPLE = auto()
+    OBJECT = auto()
+    """It may have grown to any size since it was seen."""
+    SHARED_OBJECT = auto()
+    """One that something else may hold too, so that what copies it may do so again."""
+
+
 class _Sketch(NamedTuple):
     """A value as far as the scan remembers it."""
 
+    kind: _Kind
     values: int = 1
-    """In a tuple, those of tuples within it included: to hash it takes as long, and as deep a stack."""
+    """In a tuple, those of tuples within it included: to hash it takes as long."""
+    depth: int = 0
+    """Of tuples within one another."""
     characters: int = 0
     """Total length of the strings in it."""
     text: str = ""
-    """A string, or a name that was imported; of a tuple, that of its last value."""
+    """A string, or a name that was imported."""
+    parts: tuple["_Sketch", ...] = ()
+    """Of a tuple."""
 
 
-_MARK = _Sketch()
-_NUMBER = _Sketch()
-_OBJECT = _Sketch(text="object")
-"""It may have grown to any size since it was seen."""
-_SEEN_OBJECT = _Sketch(text="object")
-"""One that something else holds too."""
+_MARK = _Sketch(_Kind.MARK)
+_NUMBER = _Sketch(_Kind.NUMBER)
+_OBJECT = _Sketch(_Kind.OBJECT)
 
 _NUMBERS = (pickletools.pyint, pickletools.pyfloat, pickletools.pybool, pickletools.pynone)
 
@@ -71,6 +104,7 @@ class _Scanner:
         self._stack: list[_Sketch] = []
         self._memo: dict[int, _Sketch] = {}
         self._copied = 0
+        self._hashed = 0
 
     def follow(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
         """Does with sketches what the opcode does with values."""
@@ -79,8 +113,7 @@ class _Scanner:
             case "BINPUT" | "LONG_BINPUT":
                 self._memo[argument] = self._stack[-1]
             case "BINGET" | "LONG_BINGET":
-                found = self._memo[argument]
-                self._stack.append(_SEEN_OBJECT if found is _OBJECT else found)
+                self._stack.append(self._shared(self._memo[argument]))
             case "MARK":
                 self._stack.append(_MARK)
             case "GLOBAL":
@@ -89,11 +122,15 @@ class _Scanner:
                 self._stack.append(_tuple_of(taken))
             case "REDUCE" | "NEWOBJ":
                 self._call(*taken)
-                self._stack.append(_OBJECT)
-            case "BUILD" if taken[1] is _SEEN_OBJECT:
-                raise UnwantedPickleError("it copies what it holds again and again")
+                kind = _Kind.BYTES if taken[0].text == "_codecs.encode" else _Kind.SHARED_OBJECT
+                self._stack.append(_Sketch(kind, values=taken[1].values, characters=taken[1].characters))
+            case "APPEND" | "APPENDS" | "SETITEM" | "SETITEMS":
+                self._stack.append(taken[0])
+            case "BUILD":
+                _require_own(taken[1])
+                self._stack.append(taken[0])
             case _ if isinstance(argument, str):
-                self._stack.append(_Sketch(characters=len(argument), text=argument))
+                self._stack.append(_Sketch(_Kind.TEXT, characters=len(argument), text=argument))
             case _:
                 self._stack += [_NUMBER if kind in _NUMBERS else _OBJECT for kind in opcode.stack_after]
 
@@ -101,30 +138,74 @@ class _Scanner:
         """The values that the opcode takes from the stack, its mark left out."""
         wanted, marked = opcode.stack_before, []
         if pickletools.markobject in wanted:
-            while (top := self._stack.pop()) is not _MARK:
+            while (top := self._stack.pop()).kind is not _Kind.MARK:
                 marked.append(top)
             wanted = wanted[: wanted.index(pickletools.markobject)]
         return [self._stack.pop() for _ in wanted][::-1] + marked[::-1]
 
-    def _call(self, function: _Sketch, arguments: _Sketch) -> None:
-        self._copied += arguments.values + arguments.characters
+    def _shared(self, value: _Sketch) -> _Sketch:
+        """A value that is used once more, which may be as a key that is hashed once more."""
+        self._hashed += value.values - 1
+        if self._hashed > _MOST_HASHED:
+            raise UnwantedPickleError("it copies what it holds again and again")
+        return _shared(value)
+
+    def _count(self, copied: int) -> None:
+        self._copied += copied
         if self._copied > MOST_BYTES:
             raise UnwantedPickleError("it copies what it holds again and again")
-        if function.text == "_codecs encode" and arguments.text != "latin1":
-            # The one that bytes are written with; others take time that grows with the square of the text.
-            raise UnwantedPickleError("it asks for a text encoding")
-        if function.text in ("collections OrderedDict", "torch Size") and arguments.text == _OBJECT.text:
-            raise UnwantedPickleError("it copies a list")
+
+    def _call(self, function: _Sketch, arguments: _Sketch) -> None:
+        name, given = function.text, arguments.parts
+        if function.kind is not _Kind.NAME or arguments.kind is not _Kind.TUPLE or _NEVER_CALLED.fullmatch(name):
+            raise UnwantedPickleError(f"it calls {name or 'a value'} as no file of weights does")
+        self._count(arguments.values + arguments.characters)
+        if name in _TAKES_A_COPY and any(part.kind is _Kind.SHARED_OBJECT for part in given):
+            raise UnwantedPickleError("it copies what it holds again and again")
+        if name in _DECODES and given and not (_is_latin(given) or (given[0].kind is _Kind.BYTES and len(given) == 1)):
+            raise UnwantedPickleError("it asks for bytes of any length, or for a text encoding")
+        if name in _SETS_ATTRIBUTES and given:
+            _require_own(given[-1])
+        if name == "torch._tensor._rebuild_from_type_v2":
+            self._call(given[0], given[2])
 
 
-def _imported(name: str) -> _Sketch:
-    if not _KNOWN.fullmatch(name):
-        raise UnwantedPickleError(f"it asks for {name.replace(' ', '.')}")
-    return _Sketch(text=name)
+def _shared(value: _Sketch) -> _Sketch:
+    if value.kind is _Kind.TUPLE:
+        return value._replace(parts=tuple(map(_shared, value.parts)))
+    return value._replace(kind=_Kind.SHARED_OBJECT) if value.kind is _Kind.OBJECT else value
 
 
-def _tuple_of(values: list[_Sketch]) -> _Sketch:
-    count = 1 + sum(value.values for value in values)
-    if count > _MOST_IN_A_TUPLE:
-        raise UnwantedPickleError(f"it has a tuple of more than {_MOST_IN_A_TUPLE} values")
-    return _Sketch(count, sum(value.characters for value in values), values[-1].text if values else "")
+def _require_own(state: _Sketch) -> None:
+    """Refuses attributes that something else has too: they are copied, alone or as one of a pair."""
+    for part in (state, *(state.parts if len(state.parts) == 2 else ())):
+        if part.kind is _Kind.SHARED_OBJECT:
+            raise UnwantedPickleError("it copies what it holds again and again")
+
+
+def _is_latin(arguments: tuple[_Sketch, ...]) -> bool:
+    """Whether they are a text that bytes are written as; other encodings may take time that grows with its square."""
+    return [part.kind for part in arguments] == [_Kind.TEXT] * 2 and arguments[1].text in ("latin1", "latin-1")
+
+
+def _imported(argument: str) -> _Sketch:
+    """The name as torch sees it, which takes those of Python 2 for those of Python 3."""
+    module, _, own = argument.partition(" ")
+    module, own = NAME_MAPPING.get((module, own), (IMPORT_MAPPING.get(module, module), own))
+    name = f"{module}.{own}"
+    if name not in NEVER_MADE and (name not in _get_allowed_globals() or _NOT_OF_WEIGHTS.fullmatch(name)):
+        raise UnwantedPickleError(f"it asks for {name}")
+    return _Sketch(_Kind.NAME, text=name)
+
+
+def _tuple_of(parts: list[_Sketch]) -> _Sketch:
+    depth = 1 + max((part.depth for part in parts), default=0)
+    if depth > _MOST_DEPTH:
+        raise UnwantedPickleError(f"it has tuples within tuples, more than {_MOST_DEPTH} deep")
+    return _Sketch(
+        _Kind.TUPLE,
+        values=1 + sum(part.values for part in parts),
+        depth=depth,
+        characters=sum(part.characters for part in parts),
+        parts=tuple(parts),
+    )

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+from torch import Tensor
 
 from l2c_ray.errors import CheckpointError
 from l2c_ray.storage import zips
-from l2c_ray.storage.pickle_scan import MOST_BYTES, UnwantedPickleError, scan
+from l2c_ray.storage.pickle_scan import MOST_BYTES, NEVER_MADE, UnwantedPickleError, scan
 from l2c_ray.storage.tensors import opened_weights
 
 _PICKLES_OF_LEGACY = 5
@@ -27,19 +28,6 @@ class Unread:
         """Leaves it as it is."""
 
 
-_PATHS = [f"{pure}{system}Path" for pure in ("", "Pure") for system in ("Posix", "Windows")] + ["Path", "PurePath"]
-_NUMPY = [f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")]
-_STAND_INS = [
-    (Unread, name)
-    for name in (
-        # The authors' files hold their training script's arguments.
-        "argparse.Namespace",
-        "numpy.dtype",
-        "numpy.ndarray",
-        *_NUMPY,
-        *(f"{module}.{name}" for module in ("pathlib", "pathlib._local") for name in _PATHS),
-    )
-]
 _TORCHS_LIST = threading.Lock()
 """Torch has one list of what may be made, for all threads."""
 
@@ -58,8 +46,10 @@ def read_pickled(path: Path) -> Any:
         try:
             _look_over(file)
             file.seek(0)
-            with _TORCHS_LIST, torch.serialization.safe_globals(list(_STAND_INS)):
-                return torch.load(file, map_location="cpu", weights_only=True)
+            with _TORCHS_LIST, torch.serialization.safe_globals([(Unread, name) for name in NEVER_MADE]):
+                content = torch.load(file, map_location="cpu", weights_only=True)
+            _strip(content)
+            return content
         except UnwantedPickleError as error:
             raise CheckpointError(
                 str(path),
@@ -71,6 +61,22 @@ def read_pickled(path: Path) -> Any:
             raise CheckpointError(
                 str(path), f"cannot be read ({_reason(error)})", "give a whole file of torch.save"
             ) from error
+
+
+def _strip(content: Any) -> None:
+    """Takes from tensors and dictionaries the attributes that the file gave them, which may hide their methods."""
+    waiting, seen = [content], set()
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Tensor | dict):
+            getattr(value, "__dict__", {}).clear()
+        if isinstance(value, list | tuple):
+            waiting += value
+        elif isinstance(value, dict):
+            waiting += value.values()
 
 
 def _look_over(file: IO[bytes]) -> None:

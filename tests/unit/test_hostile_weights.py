@@ -105,6 +105,20 @@ def test_config_that_is_too_large_or_too_deep_is_refused(
         (tmp_path / part).write_bytes(whole)
 
 
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_config_with_a_byte_order_mark_is_refused_naming_it(tmp_path: Path, kind: str) -> None:
+    save_in, load, parts = FOLDERS[kind]
+    save_in(tmp_path)
+    for path in (tmp_path / part for part in parts[1:]):
+        content = path.read_bytes()
+        path.write_bytes(b"\xef\xbb\xbf" + content)
+        with pytest.raises(CheckpointError, match="byte order mark") as caught:
+            load(tmp_path)
+        assert caught.value.subject == str(path)
+        path.write_bytes(content)
+    load(tmp_path)
+
+
 LARGE = {
     "dit": {"num_layers": 10**9, "sample_size": 10**6, "num_embeds_ada_norm": 10**9, "norm_num_groups": 10**400},
     "uvit": {"depth": 10**9, "image_size": 10**6, "width": 10**9, "num_classes": 10**400},
@@ -231,15 +245,15 @@ OF_2_GIB = b"J\xff\xff\xff\x7f\x85R."
 LATIN = b"X\x06\x00\x00\x00latin1"
 
 PICKLES: dict[str, tuple[bytes, str]] = {
-    "a key that takes centuries to hash": (b"\x80\x02})" + b"q\x00h\x00\x86" * 60 + b"K\x01s.", "tuple of more than"),
-    "a key too deep to hash": (b"\x80\x02})" + b"\x85" * 900_000 + b"K\x01s.", "tuple of more than"),
+    "a key that takes centuries to hash": (b"\x80\x02})" + b"q\x00h\x00\x86" * 60 + b"K\x01s.", "copies what it holds"),
+    "a key too deep to hash": (b"\x80\x02})" + b"\x85" * 900_000 + b"K\x01s.", "tuples within tuples"),
     "bytes of any length": (
         b"\x80\x02c__builtin__\nbytearray\nJ\xff\xff\xff\x7f\x85R.",
-        "it asks for __builtin__.bytearray",
+        "it asks for bytes of any length",
     ),
     "a tensor of any length": (
         b"\x80\x02ctorch\nFloatTensor\nJ\xff\xff\xff\x7f\x85R.",
-        "it asks for torch.FloatTensor",
+        "it calls torch.FloatTensor",
     ),
     "copies of a text": (
         b"\x80\x02]" + GLOBAL_ENCODE + b"q\x00" + LONG + LATIN + b"\x86q\x01Ra" + b"h\x00h\x01Ra" * 1000 + b".",
@@ -247,11 +261,15 @@ PICKLES: dict[str, tuple[bytes, str]] = {
     ),
     "a slow text encoding": (
         b"\x80\x02" + GLOBAL_ENCODE + LONG + b"X\x08\x00\x00\x00punycode\x86R.",
-        "it asks for a text encoding",
+        "a text encoding",
     ),
     "copies of a list": (
-        b"\x80\x02ccollections\nOrderedDict\nq\x00](" + b"K\x01K\x02\x86" * 1000 + b"eq\x01\x85R.",
-        "copies a list",
+        b"\x80\x02ccollections\nOrderedDict\nq\x00]("
+        + b"K\x01K\x02\x86" * 1000
+        + b"eq\x01\x85R"
+        + b"h\x00h\x01\x85R" * 10
+        + b".",
+        "copies what it holds",
     ),
     "copies of a dictionary": (
         b"\x80\x02](}q\x00K\x01K\x01s" + b"ccollections\nOrderedDict\n)Rh\x00b" * 10 + b"e.",

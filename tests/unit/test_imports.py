@@ -86,6 +86,13 @@ def test_no_module_of_a_command_loads_a_heavy_library() -> None:
     assert loaded(imports) == set()
 
 
+def test_threshold_that_is_no_score_is_refused_by_light_modules_alone() -> None:
+    options = ["--model", "digits-dit", "--steps", "4", "--threshold", "nan", "-o", "schedule.json"]
+    given = ["schedule", "import", "router.pt", *options]
+    refused = f"try: main({given})\nexcept SystemExit as end: assert end.code == 2"
+    assert loaded(f"from l2c_ray.cli.main import main\n{refused}") == set()
+
+
 @pytest.mark.parametrize("job", sorted(JOBS.glob("*.py")), ids=lambda job: job.stem)
 def test_no_job_loads_a_heavy_library_before_its_work(job: Path) -> None:
     assert loaded(f"import runpy; runpy.run_path({str(job)!r})") == set()

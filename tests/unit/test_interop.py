@@ -93,12 +93,6 @@ def test_both_containers_of_torch_are_read(router: Path, options: dict[str, Any]
     assert read_dit(saved(of_dit(), router, **options)).cache_steps == (1, 3)
 
 
-@pytest.mark.parametrize("theta", [-0.1, 1.1, float("nan"), float("inf")])
-def test_threshold_that_is_no_score_is_refused(router: Path, theta: float) -> None:
-    with pytest.raises(InvalidInputError, match="^threshold: "):
-        read_dit(saved(of_dit(), router), theta)
-
-
 NAN = torch.full((UNITS,), float("nan"))
 
 

@@ -100,8 +100,6 @@ def test_reuse_at_every_other_step_is_not_everything(l2c: L2C, smoothcache: Path
         ({"--sampler": "euler"}, "sampler.name"),
         ({"--sampler": "dpm-solver-2"}, "router.pt"),
         ({"--steps": 5}, "4 rows for 5 steps"),
-        ({"--threshold": "nan"}, "threshold"),
-        ({"--threshold": 1.5}, "threshold"),
         ({"file": "none.pt"}, "none.pt"),
         ({"file": "smoothcache.json"}, "--threshold"),
         ({"-o": "router.pt/schedule.json"}, "router.pt"),
@@ -122,6 +120,16 @@ def test_import_refuses_bad_input_in_one_line_naming_it(
     file = options.pop("file")
     assert named in refused("schedule", "import", file, *(part for option in options.items() for part in option))
     assert {path: path.read_bytes() for path in router.parent.iterdir()} == before
+
+
+@pytest.mark.parametrize("threshold", [2, -0.1, "nan", "inf"])
+@pytest.mark.parametrize("file_format", ["l2c-router", "smoothcache"])
+def test_threshold_that_is_no_score_is_refused_before_the_file_is_read(
+    refused: Refused, out: Path, threshold: object, file_format: str
+) -> None:
+    options = ("--format", file_format, "--threshold", threshold, "-o", out)
+    message = refused("schedule", "import", "none.pt", *DIGITS, *options)
+    assert f"--threshold: {float(str(threshold))} is not in [0, 1]" in message
 
 
 def test_router_without_a_threshold_is_refused(refused: Refused, router: Path, out: Path) -> None:

@@ -1,5 +1,6 @@
 """Weights as training scripts save them: nested, renamed, beside other values, or of a kind that is no weights."""
 
+from argparse import Namespace
 from collections import OrderedDict
 from collections.abc import Callable
 from datetime import datetime
@@ -83,6 +84,12 @@ NESTINGS: dict[str, Callable[[UViT], Any]] = {
     "compiled DataParallel": lambda model: {"model": Whole(_orig_mod=Whole(module=model)).state_dict()},
     "DataParallel of compiled": lambda model: {"ema": Whole(module=Whole(_orig_mod=model)).state_dict()},
     "averaged by torch": lambda model: torch.optim.swa_utils.AveragedModel(model).state_dict(),
+    "a scheduler's Counter, and plain values of Python, beside": lambda model: {
+        "model": model.state_dict(),
+        "scheduler": torch.optim.lr_scheduler.MultiStepLR(torch.optim.AdamW(model.parameters()), [2, 4]).state_dict(),
+        "args": Namespace(lr=1e-3),
+        "values": [{1, 2}, 1j, bytearray(b"abc"), tuple(range(5000))],
+    },
     "ordered and parameters": lambda model: {"ema": OrderedDict(model.named_parameters())},
 }
 
