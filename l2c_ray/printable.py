@@ -11,7 +11,7 @@ _HIDDEN = "***"
 
 # All repetitions are bounded, or give nothing back, or start at one place only: the text may have megabytes.
 _END = r"""(?=['"](?:[),:;.\]}>\s]|$)|[&\s]|$)"""
-"""Of a secret without quotes; a quote there was opened before it."""
+"""Characters of a secret without quotes; a quote there was opened before it."""
 _PARAMETER = re.compile(
     r"([?&;#][^=&;#?\s]{0,64}?(?:pass|phrase|pwd?|token|secret|key|credential|sig|auth|sas|jwt|code|access)"
     rf"[^=&;#?\s]{{0,64}}=)[^&\s]*?{_END}",

@@ -8,7 +8,7 @@ MOST_PARTS = 32
 """Between the dots of one key; the keys of the configs here have five at most."""
 
 _PART = r"""(?:[\w-]++|'[^'\n]*+'|"(?:[^"\\\n]|\\[^\n])*+")"""
-"""Of a key: bare, or a whole string, which may hold dots and all that ends a key."""
+"""Part of a key: bare, or a whole string, which may hold dots and all that ends a key."""
 _DEEP = re.compile(rf"(?:\.[ \t]*+{_PART}[ \t]*+){{{MOST_PARTS}}}")
 
 

@@ -21,7 +21,7 @@ _MOST_OPCODES = 1_000_000
 _MOST_HASHED = 100_000
 """Values of tuples that are used again, each as often as they are."""
 _MOST_DEPTH = 500
-"""Of tuples within tuples: Python hashes them without a look at its stack."""
+"""Depth limit of tuples within tuples: Python hashes them without a look at its stack."""
 
 _PATHS = [f"{pure}{system}Path" for pure in ("", "Pure") for system in ("Posix", "Windows")] + ["Path", "PurePath"]
 _NUMPY = [f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")]
@@ -69,13 +69,13 @@ class _Sketch(NamedTuple):
     values: int = 1
     """In a tuple, those of tuples within it included: to hash it takes as long."""
     depth: int = 0
-    """Of tuples within one another."""
+    """Depth of tuples within one another."""
     characters: int = 0
     """Total length of the strings in it."""
     text: str = ""
     """A string, or a name that was imported."""
     parts: tuple["_Sketch", ...] = ()
-    """Of a tuple."""
+    """Values of a tuple."""
 
 
 _MARK = _Sketch(_Kind.MARK)
