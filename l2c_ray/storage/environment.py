@@ -21,8 +21,8 @@ READ = (
 )
 """Variables that name a file or folder which need not last."""
 
-# With brackets too: that is how an address of IPv6 stands in a URL, and not all libraries take them off.
-_LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
+# Without the brackets of a URL: httpx, and so OpenAI's client, breaks on "[::1]".
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 _SQLITE = re.compile(r"(sqlite(?:\+\w+)?:///)([^?]+)(.*)", re.DOTALL)
 _FILE = re.compile(r"(file:)((?!//)[^?]+)(.*)", re.DOTALL)
