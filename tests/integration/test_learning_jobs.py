@@ -9,6 +9,7 @@ from real_cluster import SMALL, Cluster, meanwhile, set_options, wait_until
 from real_runs import UNDISTURBED, iterations
 
 from l2c_ray.schedule import Schedule
+from l2c_ray.storage.tensors import read_tensors
 
 
 def test_python_entrypoint_learns_registers_and_logs(cluster: Cluster, undisturbed_log: str) -> None:
@@ -31,25 +32,27 @@ def test_bad_config_fails_the_job_with_one_line(cluster: Cluster) -> None:
 
 
 def test_stopped_job_leaves_a_checkpoint_and_the_bare_entrypoint_goes_on_with_it(cluster: Cluster) -> None:
-    options = _small("job-stopped", "training.iterations=400", "training.checkpoint_every=400")
-    # How long a run goes on may change from one session to the next.
-    shorter = [*options, *set_options("training.iterations=120")]
+    # So many that a fast machine does not come to their end before the stop.
+    options = _small("job-stopped", "training.iterations=4000", "training.checkpoint_every=4000")
     job = cluster.submit("python", "jobs/learn.py", "--config", "jobs/configs/digits.toml", *options)
     wait_until(lambda: "learning 2" in cluster.jobs.get_job_logs(job))
     assert not cluster.checkpoints("job-stopped")
     cluster.jobs.stop_job(job)
     status, _ = cluster.wait_for_job(job)
     assert status == JobStatus.STOPPED
-    assert cluster.checkpoints("job-stopped")
+    (checkpoint,) = cluster.checkpoints("job-stopped")
+    done = int(read_tensors(checkpoint)["iteration"])
     wait_until(lambda: cluster.mlflow_run("job-stopped").info.status == "KILLED")
 
+    # How long a run goes on may change from one session to the next.
+    shorter = [*options, *set_options(f"training.iterations={done + 40}")]
     again = cluster.submit("jobs/learn.py", "--config", "jobs/configs/digits.toml", *shorter)
     status, log = cluster.wait_for_job(again)
     assert status == JobStatus.SUCCEEDED, log
-    assert iterations(log)[0] > 20
+    assert iterations(log)[0] > done
     run = cluster.mlflow_run("job-stopped")
     assert run.info.status == "FINISHED"
-    assert _schedule(cluster, "job-stopped").provenance.settings["iterations"] == 120
+    assert _schedule(cluster, "job-stopped").provenance.settings["iterations"] == done + 40
     configs = [file.path for file in cluster.mlflow.list_artifacts(run.info.run_id) if "config-from" in file.path]
     assert len(configs) == 2
 
