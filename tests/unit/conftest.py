@@ -206,3 +206,9 @@ def store(object_server: ObjectServer, prefix: str) -> ObjectStore:
 def over_the_line(object_server: ObjectServer, line: Line, prefix: str) -> Callable[..., ObjectStore]:
     """Opens `store` again, over the line and with connections of its own."""
     return partial(open_store, prefix, object_server.environment(port=line.port))
+
+
+@pytest.fixture(scope="module")
+def fuzzing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for the inputs of a fuzz test, which hypothesis does not give a new one for each."""
+    return tmp_path_factory.mktemp("fuzzing")

@@ -122,11 +122,6 @@ def test_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     assert f"{tmp_path}/a.parquet: has 2 columns image" in refusal(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def fuzzing(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("fuzzing")
-
-
 @fuzzed
 @given(
     mutated(

@@ -169,11 +169,6 @@ def test_memory_of_a_tar_does_not_grow_with_its_members(tmp_path: Path) -> None:
     assert source.passed_over == {".txt": 5_000}
 
 
-@pytest.fixture(scope="module")
-def fuzzing(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("fuzzing")
-
-
 @fuzzed
 @given(
     mutated(
