@@ -183,11 +183,13 @@ def named(processes: Iterable[psutil.Process], name: str) -> list[psutil.Process
 
 def listening(processes: Iterable[psutil.Process]) -> set[tuple[str, str, int]]:
     """Name of the process, address and port of all that these listen on, but for those that end meanwhile."""
+    mine = {process.pid: process for process in processes}
     found = set()
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            name, connections = process.name(), process.net_connections("inet")
-            found |= {(name, *place.laddr) for place in connections if place.status == psutil.CONN_LISTEN}
+    # One look at the whole machine: a look by process would read the tables of the kernel once for each.
+    for connection in psutil.net_connections("inet"):
+        if connection.status == psutil.CONN_LISTEN and connection.pid in mine:
+            with suppress(psutil.NoSuchProcess):
+                found.add((mine[connection.pid].name(), *connection.laddr))
     return found
 
 

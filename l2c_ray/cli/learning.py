@@ -15,7 +15,7 @@ from l2c_ray.storage.files import make_writable, write_text
 
 if TYPE_CHECKING:
     from l2c_ray.distributed.learn import LearnResult, Started
-    from l2c_ray.learning.learner import Progress
+    from l2c_ray.learning.progress import Progress
     from l2c_ray.schedule import Schedule
 
 

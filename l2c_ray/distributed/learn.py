@@ -24,8 +24,9 @@ from l2c_ray.errors import LearningStoppedError
 from l2c_ray.evaluation.cost import make_schedule
 from l2c_ray.evaluation.frontier import FIRST_SEED, LEARNED, LEARNED_BY_PAIRS, Measurement, OnImages
 from l2c_ray.evaluation.plots import plot_frontier, plot_schedule
-from l2c_ray.learning.learner import Learner, Progress
+from l2c_ray.learning.learner import Learner
 from l2c_ray.learning.learners import make_learner
+from l2c_ray.learning.progress import Progress
 from l2c_ray.models import zoo
 from l2c_ray.registry import tracking
 from l2c_ray.registry.delivery import Results, deliver

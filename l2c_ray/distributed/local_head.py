@@ -151,6 +151,11 @@ def _folder_of_the_user() -> Path:
 
 def stop(head: LocalHead) -> None:
     """Ends every process of the head and removes its files."""
+    # A raylet that ends waits for actors that nobody owns, and some of Ray's own do not end when they are asked to.
+    for process in processes(head.temp_dir):
+        with suppress(psutil.NoSuchProcess):
+            if process.name().startswith("ray::"):
+                process.kill()
     # Ray's launcher ends the others in order; by now its pid alone may be another program's.
     _terminate([process for process in processes(head.temp_dir) if process.pid == head.pid])
     # But for agents, which outlive their raylet by a minute.

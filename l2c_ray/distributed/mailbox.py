@@ -1,7 +1,11 @@
-"""How the driver and the first worker talk while a run goes on: progress one way, the wish to stop the other way."""
+"""How a driver and its workers talk while a run or a trial goes on: progress one way, the wish to stop the other way.
+
+The actors import no torch: each is a process of its own.
+"""
 
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -11,7 +15,7 @@ from ray.util import list_named_actors
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from l2c_ray.errors import ConfigError
-from l2c_ray.learning.learner import Progress
+from l2c_ray.learning.progress import Progress
 
 _NAMESPACE = "l2c"
 _CLAIM_SECONDS = 5
@@ -37,6 +41,27 @@ class Mailbox:
 
     def request_stop(self) -> None:
         self._stop = True
+
+
+class Board:
+    """An actor on the driver's node: how its trials are doing, and which are to stop."""
+
+    def __init__(self) -> None:
+        self._progress: defaultdict[int, list[Progress]] = defaultdict(list)
+        self._stopped: set[int] = set()
+
+    def post(self, number: int, progress: Sequence[Progress]) -> bool:
+        """From a trial; the answer is whether it should stop."""
+        self._progress[number] += progress
+        return number in self._stopped
+
+    def take(self) -> dict[int, list[Progress]]:
+        """To the driver: what was posted since it last asked."""
+        taken, self._progress = dict(self._progress), defaultdict(list)
+        return taken
+
+    def stop(self, number: int) -> None:
+        self._stopped.add(number)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 
 from l2c_ray.errors import L2CError
-from l2c_ray.learning.learner import Progress
+from l2c_ray.learning.progress import Progress
 from l2c_ray.logs import logger
 from l2c_ray.registry.tracking import TrackedRun
 

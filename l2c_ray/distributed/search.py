@@ -22,8 +22,8 @@ from l2c_ray.distributed.run_folder import open_storage
 from l2c_ray.distributed.stopping import Stopping, stops_on_sigterm
 from l2c_ray.distributed.trials import RayTrials, needs_of_a_trial, several_workers
 from l2c_ray.evaluation.frontier import OnImages
-from l2c_ray.learning.learner import Progress
 from l2c_ray.learning.learners import make_learner
+from l2c_ray.learning.progress import Progress
 from l2c_ray.registry import tracking
 from l2c_ray.registry.tracking import TrackedRun
 from l2c_ray.registry.versions import model_name, require_ours

@@ -18,7 +18,7 @@ from l2c_ray.distributed.cluster import needs_of_a_worker
 from l2c_ray.distributed.stopping import stopped
 from l2c_ray.distributed.worker import STATE_FILE, Outcome, train_worker
 from l2c_ray.errors import LearningError
-from l2c_ray.learning.learner import Progress
+from l2c_ray.learning.progress import Progress
 from l2c_ray.storage import objects
 from l2c_ray.storage.objects import ObjectStore
 from l2c_ray.storage.tensors import read_tensors

@@ -3,7 +3,6 @@
 import json
 import os
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,7 +21,7 @@ from l2c_ray.config.search import SearchConfig
 from l2c_ray.data import digits
 from l2c_ray.data.training import open_training_images
 from l2c_ray.distributed.learn import own_settings, settings_of
-from l2c_ray.distributed.mailbox import open_mailbox
+from l2c_ray.distributed.mailbox import Board, open_mailbox
 from l2c_ray.distributed.measuring import sampling_of
 from l2c_ray.distributed.sampling import ClusterSampler
 from l2c_ray.distributed.stopping import stopped
@@ -40,9 +39,10 @@ from l2c_ray.evaluation.frontier import (
     Sampler,
     measure,
 )
-from l2c_ray.learning.learner import Learner, Progress
+from l2c_ray.learning.learner import Learner
 from l2c_ray.learning.learners import make_learner
 from l2c_ray.learning.pair_learner import PairLearner
+from l2c_ray.learning.progress import Progress
 from l2c_ray.models import zoo
 from l2c_ray.models.macs import count_macs
 from l2c_ray.registry.lineage import git_commit
@@ -83,27 +83,6 @@ class TrialTask:
     """Address of the place where the study has its trials, which every node sees."""
     patience: float
     """Seconds that another driver may take to find out that it has lost the trial, and to stop it."""
-
-
-class Board:
-    """An actor on the driver's node: how its trials are doing, and which are to stop."""
-
-    def __init__(self) -> None:
-        self._progress: defaultdict[int, list[Progress]] = defaultdict(list)
-        self._stopped: set[int] = set()
-
-    def post(self, number: int, progress: Sequence[Progress]) -> bool:
-        """From a trial; the answer is whether it should stop."""
-        self._progress[number] += progress
-        return number in self._stopped
-
-    def take(self) -> dict[int, list[Progress]]:
-        """To the driver: what was posted since it last asked."""
-        taken, self._progress = dict(self._progress), defaultdict(list)
-        return taken
-
-    def stop(self, number: int) -> None:
-        self._stopped.add(number)
 
 
 class RayTrials:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from l2c_ray.config.learn import LearnConfig
 from l2c_ray.data.seeding import draw_seed
+from l2c_ray.learning.progress import Progress
 from l2c_ray.learning.state import pack, unpack
 from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.sampling.solver import Solver
@@ -16,20 +17,6 @@ from l2c_ray.schedule import Table
 
 Average = Callable[[Tensor], Tensor]
 """The mean of a tensor over all workers; every worker gets the same."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What one iteration saw, averaged over the workers."""
-
-    iteration: int
-    """Iterations done, 1..iterations."""
-    error: float
-    """Mean squared error of what ran by the router to the full evaluation."""
-    loss: float
-    """What was made smaller: the error, or its logarithm, and what else the objective asks for."""
-    mean_score: float
-    """Of all units at the cache steps: the share of them that is still computed, softly."""
 
 
 @dataclass(frozen=True)

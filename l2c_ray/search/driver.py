@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from l2c_ray.errors import UnreachableError
-from l2c_ray.learning.learner import Progress
+from l2c_ray.learning.progress import Progress
 from l2c_ray.search.leases import Ledger
 from l2c_ray.search.results import Order, Result
 

@@ -23,8 +23,8 @@ from l2c_ray.data import digits
 from l2c_ray.distributed import cluster as ray_cluster
 from l2c_ray.distributed.mailbox import open_mailbox
 from l2c_ray.distributed.trainer import train
-from l2c_ray.learning.learner import Progress
 from l2c_ray.learning.learners import make_learner
+from l2c_ray.learning.progress import Progress
 from l2c_ray.models import zoo
 from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.storage.objects import open_store

@@ -74,6 +74,7 @@ RAY_SERVE = RAY | {"fastapi", "pandas", "pyarrow"}
 ENTRY_POINTS = {
     "worker": ("import l2c_ray.distributed.worker" + A_LEARNER, RAY_TRAIN | {"diffusers", "numpy", "PIL", "torch"}),
     "sampler": ("import l2c_ray.distributed.sampling", RAY | {"numpy", "torch"}),
+    "mailbox": ("import l2c_ray.distributed.mailbox", RAY),
     "trial": ("import l2c_ray.distributed.trials", RAY_TRAIN | {"numpy", "torch"}),
     "learning driver": ("import l2c_ray.distributed.learn", RAY_TRAIN | {"numpy", "torch"}),
     "serving application": ("import l2c_ray.serving.app", RAY_SERVE | {"numpy", "torch"}),

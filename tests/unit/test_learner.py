@@ -8,8 +8,8 @@ from unit_factories import learn_config, tiny_dit
 
 from l2c_ray.data.images import LabelledImages
 from l2c_ray.data.seeding import draw_seed
-from l2c_ray.learning.learner import Progress
 from l2c_ray.learning.pair_learner import PairLearner
+from l2c_ray.learning.progress import Progress
 from l2c_ray.sampling.solvers import make_solver
 
 STEPS = 6

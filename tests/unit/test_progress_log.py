@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 
 from l2c_ray.distributed.progress_log import ProgressLog
-from l2c_ray.learning.learner import Progress
+from l2c_ray.learning.progress import Progress
 from l2c_ray.registry.tracking import TrackedRun
 
 

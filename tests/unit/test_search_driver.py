@@ -17,7 +17,7 @@ from real_database import running_database
 from search_factories import Driver, finished, point, search_config
 
 from l2c_ray.errors import LearningStoppedError
-from l2c_ray.learning.learner import Progress
+from l2c_ray.learning.progress import Progress
 from l2c_ray.search.driver import drive
 from l2c_ray.search.results import Order, Result
 from l2c_ray.search.storage import STORAGE_VARIABLE
