@@ -10,11 +10,13 @@ from l2c_ray.schedule import Schedule
 
 
 def test_several_budgets_give_a_version_and_a_file_each(cluster: Cluster, tmp_path: Path) -> None:
-    small = set_options("cluster.workers=1", "training.iterations=6", "evaluation.images=4", "run.name='budgets'")
+    small = set_options(
+        "cluster.workers=1", "sampler.steps=6", "training.iterations=6", "evaluation.images=4", "run.name='budgets'"
+    )
     config = DIGITS.with_name("digits-budget.toml")
     done = cluster.l2c("learn", str(config), *small, *set_options("router.budget=[0.8, 0.7]"), "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("registered as digits-dit-ddim-20 version") == 2
+    assert done.stdout.count("registered as digits-dit-ddim-6 version") == 2
     shares = [Schedule.from_json(file.read_text(), file.name).compute_share for file in sorted(tmp_path.iterdir())]
     assert 0.68 < shares[0] <= 0.7
     assert 0.78 < shares[1] <= 0.8

@@ -14,8 +14,8 @@ from l2c_ray.distributed import local_head
 
 WITHIN_BUDGET = DIGITS.with_name("digits-budget.toml")
 
-LOOK_SECONDS = 1.0
-"""Between two looks at what listens."""
+LOOK_SECONDS = 2.0
+"""Between two looks at what listens, each of which takes a core half a second."""
 
 
 def test_private_ray_is_this_users_alone_warns_of_nothing_and_leaves_nothing(tmp_path: Path) -> None:
@@ -24,7 +24,7 @@ def test_private_ray_is_this_users_alone_warns_of_nothing_and_leaves_nothing(tmp
     # Nor does this user have a token yet.
     mark = {"L2C_HOME": str(tmp_path), "L2C_HEAD": identity, "HOME": str(tmp_path)}
     # Within a budget, since a schedule of so few iterations that removes nothing, or everything, is warned of.
-    options = set_options("cluster.workers=1", "training.iterations=6", "evaluation.images=2")
+    options = set_options("cluster.workers=1", "sampler.steps=6", "training.iterations=6", "evaluation.images=2")
     with subprocess.Popen(
         [Path(sys.executable).parent / "l2c", "learn", str(WITHIN_BUDGET), *options],
         env=inherited | mark,
@@ -42,7 +42,7 @@ def test_private_ray_is_this_users_alone_warns_of_nothing_and_leaves_nothing(tmp
             time.sleep(LOOK_SECONDS)
         out, err = learning.communicate()
     assert learning.returncode == 0, err
-    assert "registered as digits-dit-ddim-20 version 1" in out
+    assert "registered as digits-dit-ddim-6 version 1" in out
     assert "WARN" not in err.upper()
     assert "token" not in err
     assert {"raylet", "ray::RayTrainWorker"} <= {name.partition(".")[0] for name, _, _ in found}
