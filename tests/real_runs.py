@@ -1,6 +1,7 @@
 """Learning runs of `l2c learn` that a test kills, stops or cuts off, and what they leave behind."""
 
 import re
+from dataclasses import dataclass
 
 from real_cluster import DIGITS, SMALL, set_options
 from real_object_store import BUCKET, ObjectServer
@@ -11,8 +12,20 @@ RUNS = f"s3://{BUCKET}/runs"
 """Where runs are kept whose cluster was started without the keys: nobody but their driver has them."""
 
 
-UNDISTURBED = (*SMALL, "cluster.workers=2", "training.iterations=60", "run.seed=3", "run.name='undisturbed'")
-"""Settings of a run that some tests share when it is finished."""
+RESUMED = (*SMALL, "cluster.workers=2", "run.seed=3", "run.name='resumed'")
+"""Settings of a run that some tests share when it is finished, but for its iterations."""
+
+
+@dataclass(frozen=True)
+class ResumedRun:
+    """What was seen of that run."""
+
+    stopped_at: int
+    """Iterations of its first job."""
+    iterations: int
+    """In the end."""
+    log: str
+    """Of its second job."""
 
 
 def learning(*overrides: str) -> list[str]:

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-import pytest
 from real_cluster import DIGITS, PATIENCE, SMALL, Cluster, set_options
-from real_runs import UNDISTURBED
+from real_runs import RESUMED, ResumedRun
 
 from l2c_ray.schedule import Schedule
 
@@ -24,21 +23,19 @@ def test_several_budgets_give_a_version_and_a_file_each(cluster: Cluster, tmp_pa
     assert {"budget-0.8", "budget-0.7"} <= artifacts
 
 
-@pytest.mark.usefixtures("undisturbed_log")
-@pytest.mark.parametrize(
-    ("override", "problem"),
-    [
-        ("router.lambda=0.5", "run.name: run undisturbed was begun with lambda = 0.0001, not 0.5"),
-        ("training.iterations=59", "training.iterations: run undisturbed has done 60 already, more than 59"),
-    ],
-)
-def test_run_of_other_settings_or_fewer_iterations_is_not_gone_on_with(
-    cluster: Cluster, override: str, problem: str
-) -> None:
-    done = cluster.l2c("learn", str(DIGITS), *set_options(*UNDISTURBED, override))
-    assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1].startswith(f"error: {problem}")
-    assert cluster.mlflow_run("undisturbed").info.status == "FINISHED"
+def test_run_of_other_settings_or_fewer_iterations_is_not_gone_on_with(cluster: Cluster, resumed: ResumedRun) -> None:
+    done, fewer = resumed.iterations, resumed.iterations - 1
+    for override, problem in (
+        ("router.lambda=0.5", "run.name: run resumed was begun with lambda = 0.0001, not 0.5"),
+        (
+            f"training.iterations={fewer}",
+            f"training.iterations: run resumed has done {done} already, more than {fewer}",
+        ),
+    ):
+        refused = cluster.l2c("learn", str(DIGITS), *set_options(*RESUMED, f"training.iterations={done}", override))
+        assert refused.returncode == 2
+        assert refused.stderr.strip().splitlines()[-1].startswith(f"error: {problem}")
+    assert cluster.mlflow_run("resumed").info.status == "FINISHED"
 
 
 def test_loss_that_is_not_finite_fails_the_run_and_registers_nothing(cluster: Cluster) -> None:

@@ -3,24 +3,24 @@
 import signal
 from pathlib import Path
 
-import pytest
 from ray.job_submission import JobStatus
 from real_cluster import SMALL, Cluster, meanwhile, set_options, wait_until
-from real_runs import UNDISTURBED, iterations
+from real_runs import RESUMED, ResumedRun
 
 from l2c_ray.schedule import Schedule
-from l2c_ray.storage.tensors import read_tensors
 
 
-def test_python_entrypoint_learns_registers_and_logs(cluster: Cluster, undisturbed_log: str) -> None:
-    run = cluster.mlflow_run("undisturbed")
+def test_stopped_job_is_gone_on_with_registers_and_logs(cluster: Cluster, resumed: ResumedRun) -> None:
+    run = cluster.mlflow_run("resumed")
     assert run.info.status == "FINISHED"
     assert {"error", "loss", "mean_score", "compute_share"} <= run.data.metrics.keys()
     assert run.data.params["router.lambda"] == "0.0001"
     artifacts = {file.path for file in cluster.mlflow.list_artifacts(run.info.run_id)}
-    assert {"schedule.json", "heatmap.png", "frontier.png", "frontier.json", "config-from-0.json"} <= artifacts
-    assert "registered as digits-dit-ddim-20 version" in undisturbed_log
-    assert "fixed-interval:interval=2" in undisturbed_log
+    assert {"schedule.json", "heatmap.png", "frontier.png", "frontier.json"} <= artifacts
+    assert {"config-from-0.json", f"config-from-{resumed.stopped_at}.json"} <= artifacts
+    assert "registered as digits-dit-ddim-20 version" in resumed.log
+    assert "fixed-interval:interval=2" in resumed.log
+    assert _schedule(cluster, "resumed").provenance.settings["iterations"] == resumed.iterations
 
 
 def test_bad_config_fails_the_job_with_one_line(cluster: Cluster) -> None:
@@ -29,32 +29,6 @@ def test_bad_config_fails_the_job_with_one_line(cluster: Cluster) -> None:
     assert status == JobStatus.FAILED
     last = log.strip().splitlines()[-1]
     assert last.startswith("error: router.lambda in --set: ")
-
-
-def test_stopped_job_leaves_a_checkpoint_and_the_bare_entrypoint_goes_on_with_it(cluster: Cluster) -> None:
-    # So many that a fast machine does not come to their end before the stop.
-    options = _small("job-stopped", "training.iterations=4000", "training.checkpoint_every=4000")
-    job = cluster.submit("python", "jobs/learn.py", "--config", "jobs/configs/digits.toml", *options)
-    wait_until(lambda: "learning 2" in cluster.jobs.get_job_logs(job))
-    assert not cluster.checkpoints("job-stopped")
-    cluster.jobs.stop_job(job)
-    status, _ = cluster.wait_for_job(job)
-    assert status == JobStatus.STOPPED
-    (checkpoint,) = cluster.checkpoints("job-stopped")
-    done = int(read_tensors(checkpoint)["iteration"])
-    wait_until(lambda: cluster.mlflow_run("job-stopped").info.status == "KILLED")
-
-    # How long a run goes on may change from one session to the next.
-    shorter = [*options, *set_options(f"training.iterations={done + 40}")]
-    again = cluster.submit("jobs/learn.py", "--config", "jobs/configs/digits.toml", *shorter)
-    status, log = cluster.wait_for_job(again)
-    assert status == JobStatus.SUCCEEDED, log
-    assert iterations(log)[0] > done
-    run = cluster.mlflow_run("job-stopped")
-    assert run.info.status == "FINISHED"
-    assert _schedule(cluster, "job-stopped").provenance.settings["iterations"] == done + 40
-    configs = [file.path for file in cluster.mlflow.list_artifacts(run.info.run_id) if "config-from" in file.path]
-    assert len(configs) == 2
 
 
 def test_job_stopped_as_soon_as_its_run_is_there_is_marked_as_killed(cluster: Cluster) -> None:
@@ -71,8 +45,9 @@ def test_job_stopped_as_soon_as_its_run_is_there_is_marked_as_killed(cluster: Cl
     assert log.strip().splitlines()[-1] == "error: run job-early: was stopped; go on with --set run.name=job-early"
 
 
-@pytest.mark.usefixtures("undisturbed_log")
-def test_same_config_and_seed_give_the_same_schedule_though_a_worker_is_killed(cluster: Cluster) -> None:
+def test_run_that_loses_a_worker_makes_the_schedule_of_one_that_is_stopped(
+    cluster: Cluster, resumed: ResumedRun
+) -> None:
     def kill_one() -> None:
         wait_until(lambda: cluster.checkpoints("disturbed"))
         workers = cluster.train_workers()
@@ -82,12 +57,13 @@ def test_same_config_and_seed_give_the_same_schedule_though_a_worker_is_killed(c
         wait_until(lambda: len(set(cluster.train_workers()) - set(workers)) == 2)
 
     with meanwhile(kill_one):
-        again = cluster.learn(*UNDISTURBED, "run.name='disturbed'", small=())
+        same = (*RESUMED, f"training.iterations={resumed.iterations}")
+        again = cluster.learn(*same, "run.name='disturbed'", small=())
     assert again["run_name"] == "disturbed"
-    undisturbed, disturbed = (_schedule(cluster, name) for name in ("undisturbed", "disturbed"))
-    assert disturbed.table == undisturbed.table
-    assert disturbed.quality == undisturbed.quality
-    assert disturbed.provenance.settings == undisturbed.provenance.settings
+    stopped, disturbed = (_schedule(cluster, name) for name in ("resumed", "disturbed"))
+    assert disturbed.table == stopped.table
+    assert disturbed.quality == stopped.quality
+    assert disturbed.provenance.settings == stopped.provenance.settings
 
 
 def _small(name: str, *overrides: str) -> list[str]:

@@ -45,9 +45,9 @@ def test_unknown_user_without_a_folder_gets_one_line() -> None:
     )
 
 
-def test_unknown_user_with_a_folder_registers_under_its_number(tmp_path: Path) -> None:
+def test_unknown_user_with_a_folder_registers_under_its_number(registry_home: Path) -> None:
     tests = Path(__file__).parent
-    done = run(REGISTER, L2C_HOME=str(tmp_path / "home"), PYTHONPATH=f"{tests}:{tests.parent}")
+    done = run(REGISTER, L2C_HOME=str(registry_home), PYTHONPATH=f"{tests}:{tests.parent}")
     assert done.returncode == 0, done.stderr
     uri, who = done.stdout.split()
     assert uri.startswith("models:/small-")

@@ -3,9 +3,8 @@
 import multiprocessing
 import os
 import random
-import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from multiprocessing.process import BaseProcess
@@ -14,76 +13,13 @@ from pathlib import Path
 import pytest
 from real_cluster import wait_until
 from real_database import running_database
-from search_factories import Driver, finished, point, search_config
+from search_factories import Driver, finished, search_config
+from searches import TRIALS, Here, takes_a_moment, work, work_elsewhere
 
 from l2c_ray.errors import LearningStoppedError
-from l2c_ray.learning.progress import Progress
 from l2c_ray.search.driver import drive
 from l2c_ray.search.results import Order, Result
 from l2c_ray.search.storage import STORAGE_VARIABLE
-
-TRIALS = 15
-
-
-class Here:
-    """Runs trials one after the other in this process."""
-
-    def __init__(self, run: Callable[[Order], Result], errors: Sequence[float] = ()) -> None:
-        self._run = run
-        self._errors = errors
-        self._waiting: list[Order] = []
-        self._news: dict[int, list[Progress]] = {}
-        self.stopped: list[int] = []
-
-    def submit(self, order: Order) -> None:
-        self._waiting.append(order)
-        self._news[order.number] = [
-            Progress(iteration, error, error, 1.0) for iteration, error in enumerate(self._errors, start=1)
-        ]
-
-    def results(self, seconds: float) -> Mapping[int, Result]:
-        if not self._waiting:
-            time.sleep(0.05)
-            return {}
-        if self._news:
-            return {}
-        order = self._waiting.pop(0)
-        return {order.number: Result("pruned") if order.number in self.stopped else self._run(order)}
-
-    def news(self) -> Mapping[int, Sequence[Progress]]:
-        news, self._news = self._news, {}
-        return news
-
-    def stop(self, number: int) -> None:
-        self.stopped.append(number)
-
-
-def takes_a_moment(order: Order) -> Result:
-    time.sleep(0.02)
-    return finished(point(mse=float(order.params["router.lambda"])), point(mse=1.0, theta=0.7))
-
-
-def work(run: Callable[[Order], Result] = takes_a_moment, check: Callable[[], None] = lambda: None) -> Driver:
-    config = search_config(study={"trials": TRIALS, "lease_seconds": 1.0, "parallel": 3, "max_retries": 1})
-    driver = Driver(config, f"driver-{os.getpid()}-{time.monotonic_ns()}", time.time)
-    drive(driver.ledger, Here(run), 3, 1, None, False, lambda result: None, check)
-    return driver
-
-
-def work_elsewhere(environment: Mapping[str, str], begun: Path, endless: bool) -> None:
-    """In a process that does not have this one's variables; the file appears when a trial begins.
-
-    An `endless` trial goes on until its driver is killed.
-    """
-    os.environ.update(environment)
-
-    def tells_that_it_began(order: Order) -> Result:
-        begun.touch()
-        if endless:
-            signal.pause()
-        return takes_a_moment(order)
-
-    work(tells_that_it_began)
 
 
 def have_begun(begun: Path, drivers: Sequence[BaseProcess]) -> bool:
@@ -95,7 +31,7 @@ def have_begun(begun: Path, drivers: Sequence[BaseProcess]) -> bool:
 def test_drivers_killed_at_random_moments_lose_and_double_nothing(tmp_path: Path) -> None:
     # What forks has to be without threads, which this process may have, and what loads torch anew takes long.
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["l2c_ray.search.driver"])
+    processes.set_forkserver_preload(["l2c_ray.search.driver", "optuna"])
     moments = random.Random(0)
     begun = tmp_path / "begun"
     for number in range(4):
