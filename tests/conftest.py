@@ -68,6 +68,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     os.environ["L2C_HOME"] = str(home)
     # A job that is stopped has its three seconds on an idle machine alone.
     os.environ["RAY_JOB_STOP_WAIT_TIME_S"] = "120"
+    # Processes that no test asks for: workers before there is work, and a watch over nodes that a cloud takes away.
+    os.environ |= {"RAY_enable_worker_prestart": "0", "RAY_prestart_worker_first_driver": "0"}
+    os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
     head = local_head.start()
     try:
         yield Cluster(head, home)
