@@ -38,6 +38,8 @@ def _no_other_servers() -> None:
     keys = [name for name in os.environ if name.startswith("AWS_")]
     for name in (*ray, *keys, "MLFLOW_TRACKING_URI", "L2C_STUDY_STORAGE", "L2C_STORAGE"):
         os.environ.pop(name, None)
+    # Ray's workers are nice to all other processes, so that on a busy machine they would hardly run.
+    os.environ |= {"RAY_worker_niceness": "0"}
 
 
 @pytest.fixture
