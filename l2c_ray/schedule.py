@@ -111,6 +111,10 @@ class SamplerIdentity(_Part):
         return self
 
 
+LEARNED, L2C = "learned", "l2c"
+"""Policies of learned schedules: by the error of whole trajectories within a limit, and by the paper's objective."""
+
+
 class Provenance(_Part):
     """The policy that made a schedule, with the settings that make it again."""
 

@@ -29,12 +29,3 @@ def open_training_images(
 
     store = open_store(data.latents, environment)
     return LatentImages(store, config.run.seed, rank, workers, data.mixed_shards)
-
-
-def described(config: LearnConfig, images: TrainingImages) -> str:
-    """What a router is learned from, with a hash where it is data; `images` are some worker's share."""
-    if config.router.keeps_a_limit:
-        return "noise"
-    if config.data.latents is None:
-        return f"digits, sha256 {digits.load().sha256}"
-    return f"{config.data.latents}, sha256 {images.sha256}"

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.config.learn import LearnConfig
-from l2c_ray.data.training import described, open_training_images
+from l2c_ray.data.training import open_training_images
 from l2c_ray.distributed import cluster
 from l2c_ray.distributed.mailbox import open_mailbox
 from l2c_ray.distributed.measuring import FRONTIER_FILE, is_worth_serving, measure_all
@@ -22,10 +21,10 @@ from l2c_ray.distributed.stopping import stops_on_sigterm
 from l2c_ray.distributed.trainer import train
 from l2c_ray.errors import LearningStoppedError
 from l2c_ray.evaluation.cost import make_schedule
-from l2c_ray.evaluation.frontier import FIRST_SEED, LEARNED, LEARNED_BY_PAIRS, Measurement, OnImages
+from l2c_ray.evaluation.frontier import FIRST_SEED, Measurement, OnImages
 from l2c_ray.evaluation.plots import plot_frontier, plot_schedule
 from l2c_ray.learning.learner import Learner
-from l2c_ray.learning.learners import make_learner
+from l2c_ray.learning.objectives import Objective, Settings, make_objective
 from l2c_ray.learning.progress import Progress
 from l2c_ray.models import zoo
 from l2c_ray.registry import tracking
@@ -35,7 +34,7 @@ from l2c_ray.registry.registration import HEATMAP_FILE, Registration
 from l2c_ray.registry.tracking import TrackedRun
 from l2c_ray.registry.versions import SCHEDULE_FILE, RegisteredVersion, model_name, require_ours
 from l2c_ray.sampling.solvers import make_solver
-from l2c_ray.schedule import Provenance, Schedule
+from l2c_ray.schedule import LEARNED, Provenance, Schedule
 from l2c_ray.storage.objects import ObjectStore
 from l2c_ray.strict_json import lenient
 
@@ -92,8 +91,9 @@ def learn(
     """
     pipeline = load_pipeline(config)
     data = open_training_images(config)
-    learner = make_learner(config, pipeline.model, pipeline.solver, data)
-    settings = settings_of(config) | data.settings()
+    objective = make_objective(config)
+    learner = objective.make_learner(pipeline.model, pipeline.solver, data)
+    lasting = objective.lasting_settings() | data.settings() | _identities(config, pipeline)
     storage = open_storage(config.run.storage)
     client = tracking.connect()
     require_ours(client, model_name(pipeline.model.identity(), pipeline.solver.name, pipeline.solver.steps))
@@ -101,7 +101,7 @@ def learn(
     cluster.require(config.cluster)
     name = config.run.name or _fresh_name(config)
     with stops_on_sigterm(name) as stopping, open_mailbox(name) as mailbox:
-        done = go_on_with(storage, name, _lasting_settings(config, pipeline, settings), config.training.iterations)
+        done = go_on_with(storage, name, lasting, config.training.iterations)
         cluster.wait_for_room(config.cluster)
         stopping.check()
 
@@ -117,8 +117,8 @@ def learn(
             on_start(Started(name, run.id, config.training.iterations, done))
             untold = _train(learner, config, name, storage, mailbox, run, on_progress)
             stopping.check()
-            schedules = _make_schedules(config, pipeline, learner, settings)
-            names = [f"{LEARNED} {own}".rstrip() for own in _own_names(config, "=")]
+            schedules = _make_schedules(objective, pipeline, learner, objective.settings() | data.settings())
+            names = [f"{LEARNED} {own}".rstrip() for own in objective.schedule_names("=")]
             measurements, samples = measure_all(config, pipeline, dict(zip(names, schedules, strict=True)), on_images)
             stopping.check()
             learned = measurements[1 : 1 + len(schedules)]
@@ -126,12 +126,12 @@ def learn(
                 schedule.with_quality(measured.quality(config.evaluation.images))
                 for schedule, measured in zip(schedules, learned, strict=True)
             ]
-            lineages = _lineages(config, run, name, described(config, data), schedules)
+            lineages = _lineages(objective, run, name, objective.describe_data(data), schedules)
             results = Results(
                 experiment=config.run.experiment,
                 run=name,
                 metrics=_metrics(untold, learned),
-                artifacts=_artifacts(_own_names(config, "-"), schedules, learner.score_table(), measurements),
+                artifacts=_artifacts(objective.schedule_names("-"), schedules, learner.score_table(), measurements),
                 registrations=[
                     Registration(
                         schedule=schedule,
@@ -161,53 +161,14 @@ def _fresh_name(config: LearnConfig) -> str:
     return f"{config.model.name}-{config.sampler.name}-{config.sampler.steps}-{now}"
 
 
-_Settings = dict[str, str | int | float | bool]
 _Metrics = dict[int, dict[str, float]]
 """By step."""
 
 
-def settings_of(config: LearnConfig) -> _Settings:
-    """What makes the same schedule again on one worker of the same kind, with the number of iterations."""
-    return {
-        **_objective(config),
-        "batch_size": config.training.batch_size,
-        "learning_rate": config.training.learning_rate,
-        "workers": config.cluster.workers,
-        "seed": config.run.seed,
-    }
-
-
-def _objective(config: LearnConfig) -> _Settings:
-    router = config.router
-    if router.keeps_a_limit:
-        profile = router.profile
-        counted = f"seconds by profile {sha256(profile.to_json().encode()).hexdigest()}" if profile else "macs"
-        return {
-            "objective": "trajectory",
-            "limits": ", ".join(map(str, router.budgets or [router.max_error])),
-            "cost": counted,
-            "forecast": router.forecast,
-            "along_the_way": config.training.along_the_way,
-            "noises": config.training.noises,
-        }
-    return {
-        "objective": "pair",
-        "lambda": router.sparsity_weight or 0.0,
-        "initial_logit": router.initial_logit,
-        "shifted": router.shifted,
-    }
-
-
-def _lasting_settings(config: LearnConfig, pipeline: Pipeline, settings: _Settings) -> dict[str, Any]:
-    """What a run keeps from its first session to its last.
-
-    Theta may change; so may the number of iterations, but where a budget tightens over them.
-    """
-    lasting: dict[str, Any] = {**settings}
-    if config.router.keeps_a_limit:
-        lasting["iterations"] = config.training.iterations
-    lasting |= {"model": config.model.name, "weights_sha256": pipeline.model.identity().weights_sha256}
-    return lasting | {f"sampler.{key}": value for key, value in config.sampler}
+def _identities(config: LearnConfig, pipeline: Pipeline) -> dict[str, Any]:
+    """The model and the sampler, which a resumed run shares with its first session."""
+    model = {"model": config.model.name, "weights_sha256": pipeline.model.identity().weights_sha256}
+    return model | {f"sampler.{key}": value for key, value in config.sampler}
 
 
 @contextmanager
@@ -248,38 +209,17 @@ def _train(
     return log.waiting
 
 
-def _make_schedules(config: LearnConfig, pipeline: Pipeline, learner: Learner, settings: _Settings) -> list[Schedule]:
+def _make_schedules(objective: Objective, pipeline: Pipeline, learner: Learner, settings: Settings) -> list[Schedule]:
     settings = settings | {"iterations": learner.iteration}
-    policy = LEARNED if config.router.keeps_a_limit else LEARNED_BY_PAIRS
     made = []
-    for table, own in zip(learner.tables(), own_settings(config), strict=True):
-        provenance = Provenance(policy=policy, settings={**settings, **own}, git_commit=git_commit())
+    for table, own in zip(learner.tables(), objective.schedule_settings(), strict=True):
+        provenance = Provenance(policy=objective.policy, settings={**settings, **own}, git_commit=git_commit())
         made.append(make_schedule(pipeline, table, provenance))
     return made
 
 
-def own_settings(config: LearnConfig) -> list[dict[str, float]]:
-    """What each of a run's schedules has for itself."""
-    router = config.router
-    if router.max_error is not None:
-        return [{"max_error": router.max_error}]
-    if router.budgets:
-        key = "budget" if router.budget else "time_budget"
-        return [{key: budget} for budget in router.budgets]
-    return [{"theta": theta} for theta in config.router.theta]
-
-
-def _own_names(config: LearnConfig, joint: str) -> list[str]:
-    """One for each of a run's schedules, made of what it has for itself; empty where there is but one."""
-    own = [joint.join(map(str, item)) for settings in own_settings(config) for item in settings.items()]
-    return own if len(own) > 1 else [""]
-
-
-def _lineages(config: LearnConfig, run: TrackedRun, name: str, data: str, schedules: list[Schedule]) -> list[Lineage]:
-    """Of each schedule; within several budgets each was learned from where the one before ended."""
-    parents: list[str | None] = [None] * len(schedules)
-    if config.router.budgets:
-        parents[1:] = [schedule.sha256 for schedule in schedules[:-1]]
+def _lineages(objective: Objective, run: TrackedRun, name: str, data: str, schedules: list[Schedule]) -> list[Lineage]:
+    config = objective.config
     return [
         Lineage(
             run=name,
@@ -289,7 +229,7 @@ def _lineages(config: LearnConfig, run: TrackedRun, name: str, data: str, schedu
             seeds={"learning": config.run.seed, "first image measured": FIRST_SEED},
             parent=parent,
         )
-        for parent in parents
+        for parent in objective.parents([schedule.sha256 for schedule in schedules])
     ]
 
 

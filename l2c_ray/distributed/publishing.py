@@ -10,13 +10,14 @@ from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.config.learn import LearnConfig
 from l2c_ray.config.promotion import PromotionConfig, PromotionSection
 from l2c_ray.config.search import SearchConfig
-from l2c_ray.data.training import described, open_training_images
+from l2c_ray.data.training import open_training_images
 from l2c_ray.distributed import cluster
 from l2c_ray.distributed.measuring import FRONTIER_FILE, is_worth_serving, measure_all
 from l2c_ray.distributed.promotion import examine, move_aliases
 from l2c_ray.errors import ConflictError, IntegrityError, RegistryError, ScheduleError, SearchError, UnreachableError
 from l2c_ray.evaluation.frontier import FIRST_SEED, Measurement, OnImages
 from l2c_ray.evaluation.plots import plot_frontier, plot_schedule, plot_trials
+from l2c_ray.learning.objectives import make_objective
 from l2c_ray.logs import logger
 from l2c_ray.registry.delivery import Results, deliver
 from l2c_ray.registry.lineage import Lineage
@@ -133,7 +134,7 @@ class Publisher:
             run=self.study.study_name,
             run_id=self.run.id,
             config=learned.model_dump(mode="json", by_alias=True),
-            data=described(learned, open_training_images(learned)),
+            data=make_objective(learned).describe_data(open_training_images(learned)),
             seeds={"learning": learned.run.seed, "study": self.config.study.seed, "first image measured": FIRST_SEED},
             study=self.study.study_name,
             trial=trial.number,

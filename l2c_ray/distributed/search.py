@@ -22,7 +22,7 @@ from l2c_ray.distributed.run_folder import open_storage
 from l2c_ray.distributed.stopping import Stopping, stops_on_sigterm
 from l2c_ray.distributed.trials import RayTrials, needs_of_a_trial, several_workers
 from l2c_ray.evaluation.frontier import OnImages
-from l2c_ray.learning.learners import make_learner
+from l2c_ray.learning.objectives import make_objective
 from l2c_ray.learning.progress import Progress
 from l2c_ray.registry import tracking
 from l2c_ray.registry.tracking import TrackedRun
@@ -122,7 +122,7 @@ def _require_learners(config: SearchConfig, pipeline: Pipeline) -> None:
         ConfigError: one does not.
     """
     for learn in map(config.learn_config, config.corners()):
-        make_learner(learn, pipeline.model, pipeline.solver, open_training_images(learn))
+        make_objective(learn).make_learner(pipeline.model, pipeline.solver, open_training_images(learn))
 
 
 def _require_room(config: SearchConfig, base: LearnConfig) -> None:

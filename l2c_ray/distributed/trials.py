@@ -20,7 +20,6 @@ from l2c_ray.config.learn import LearnConfig, ModelSection, SamplerSection
 from l2c_ray.config.search import SearchConfig
 from l2c_ray.data import digits
 from l2c_ray.data.training import open_training_images
-from l2c_ray.distributed.learn import own_settings, settings_of
 from l2c_ray.distributed.mailbox import Board, open_mailbox
 from l2c_ray.distributed.measuring import sampling_of
 from l2c_ray.distributed.sampling import ClusterSampler
@@ -30,18 +29,9 @@ from l2c_ray.distributed.worker import STATE_FILE
 from l2c_ray.errors import L2CError, LearningError, LearningStoppedError, StorageError, UnreachableError
 from l2c_ray.evaluation.candidates import full_run, scheduled
 from l2c_ray.evaluation.cost import make_schedule
-from l2c_ray.evaluation.frontier import (
-    LEARNED,
-    LEARNED_BY_PAIRS,
-    Measurement,
-    RememberingSampler,
-    SampleImages,
-    Sampler,
-    measure,
-)
+from l2c_ray.evaluation.frontier import Measurement, RememberingSampler, SampleImages, Sampler, measure
 from l2c_ray.learning.learner import Learner
-from l2c_ray.learning.learners import make_learner
-from l2c_ray.learning.pair_learner import PairLearner
+from l2c_ray.learning.objectives import Objective, make_objective
 from l2c_ray.learning.progress import Progress
 from l2c_ray.models import zoo
 from l2c_ray.models.macs import count_macs
@@ -160,13 +150,14 @@ def run_trial(task: TrialTask, board: Any, environment: Environment) -> Result:
     config = LearnConfig.parse(dict(task.learn), source="config")
     pipeline, _ = _workshop(_what_is_measured(config))
     try:
-        learner = make_learner(config, pipeline.model, pipeline.solver, open_training_images(config))
+        objective = make_objective(config)
+        learner = objective.make_learner(pipeline.model, pipeline.solver, open_training_images(config))
         start = _warm_start(task, learner)
         if config.cluster.workers > 1:
             _learn_on_workers(task, config, learner, board, start)
         else:
             _learn_here(task, config, learner, board)
-        made = _make_schedules(task, config, pipeline, learner, warm=start is not None)
+        made = _make_schedules(task, objective, pipeline, learner, warm=start is not None)
         return Result("finished", points=tuple(_measured_points(task, config, pipeline, made)))
     except LearningStoppedError:
         return Result("pruned", reason="was stopped early")
@@ -250,9 +241,8 @@ def _measured_points(task: TrialTask, config: LearnConfig, pipeline: Pipeline, m
     return points
 
 
-def _make_schedules(task: TrialTask, config: LearnConfig, pipeline: Pipeline, learner: Learner, *, warm: bool) -> Made:
+def _make_schedules(task: TrialTask, objective: Objective, pipeline: Pipeline, learner: Learner, *, warm: bool) -> Made:
     """The learner's own, then those of other thresholds; of several with the same table the first."""
-    policy = LEARNED if config.router.keeps_a_limit else LEARNED_BY_PAIRS
     common: dict[str, str | int | float] = {
         "iterations": learner.iteration,
         "study": task.study,
@@ -260,29 +250,17 @@ def _make_schedules(task: TrialTask, config: LearnConfig, pipeline: Pipeline, le
     }
     if warm and task.order.warm_from is not None:
         common[WARM_FROM] = task.order.warm_from
-    own: OwnTables = [*zip(own_settings(config), learner.tables(), strict=True), *_derived(task, pipeline, learner)]
+    macs = count_macs(pipeline.model)
+    derived = learner.derived_tables(
+        task.thresholds, task.budgets, lambda table: macs.cost(table.compute).with_attention.share
+    )
+    own: OwnTables = [*zip(objective.schedule_settings(), learner.tables(), strict=True), *derived]
     made: dict[Table, tuple[OwnSettings, Schedule]] = {}
     for settings, table in own:
-        every = {**settings_of(config), **common, **settings}
-        provenance = Provenance(policy=policy, settings=every, git_commit=git_commit())
+        every = {**objective.settings(), **common, **settings}
+        provenance = Provenance(policy=objective.policy, settings=every, git_commit=git_commit())
         made.setdefault(table, (settings, make_schedule(pipeline, table, provenance)))
     return list(made.values())
-
-
-def _derived(task: TrialTask, pipeline: Pipeline, learner: Learner) -> OwnTables:
-    if not isinstance(learner, PairLearner):
-        return []
-    router, macs = learner.router, count_macs(pipeline.model)
-
-    def share_of(table: Table) -> float:
-        return macs.cost(table.compute).with_attention.share
-
-    by_thresholds: OwnTables = [
-        ({"theta": ", ".join(map(str, thetas)) if len(thetas) > 1 else thetas[0]}, router.threshold(*thetas))
-        for thetas in task.thresholds
-    ]
-    met = (router.within(budget, share_of) for budget in task.budgets)
-    return by_thresholds + [({"theta": theta}, table) for theta, table in filter(None, met)]
 
 
 def _measure(config: LearnConfig, pipeline: Pipeline, made: Made) -> list[Measurement]:

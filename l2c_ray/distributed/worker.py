@@ -17,7 +17,7 @@ from l2c_ray.config.learn import LearnConfig
 from l2c_ray.data.training import open_training_images
 from l2c_ray.distributed.process_group import process_group
 from l2c_ray.learning.learner import Learner
-from l2c_ray.learning.learners import make_learner
+from l2c_ray.learning.objectives import make_objective
 from l2c_ray.models import zoo
 from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.storage.tensors import read_tensors, write_tensors
@@ -63,7 +63,8 @@ def _make_learner(config: LearnConfig, environment: Mapping[str, str], start: Ma
     checkpoint = Path(config.model.checkpoint) if config.model.checkpoint else None
     model = zoo.load(config.model.name, checkpoint, str(device))
     solver = make_solver(config.sampler.name, config.sampler.steps, model)
-    learner = make_learner(config, model, solver, open_training_images(config, rank, environment), rank)
+    images = open_training_images(config, rank, environment)
+    learner = make_objective(config).make_learner(model, solver, images, rank)
     if start is not None:
         learner.start_from(start)
     latest = ray.train.get_checkpoint()

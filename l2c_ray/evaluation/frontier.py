@@ -24,10 +24,6 @@ from l2c_ray.schedule import Guidance, Mask, Quality, Schedule
 
 PROTOCOL = "frontier/1"
 FIRST_SEED = 10000
-LEARNED = "learned"
-"""The policy of schedules that were learned within a budget, and their curve."""
-LEARNED_BY_PAIRS = "learned-by-pairs"
-"""That of the paper's loss."""
 FEWER_STEPS = "fewer steps"
 """The curve of the same sampler, computing everything."""
 

@@ -12,8 +12,8 @@ import numpy as np
 from torch import Tensor
 
 from l2c_ray.caching.pipeline import to_pixels
-from l2c_ray.evaluation.frontier import LEARNED, LEARNED_BY_PAIRS, Candidate, Measurement, SampleImages
-from l2c_ray.schedule import Schedule
+from l2c_ray.evaluation.frontier import Candidate, Measurement, SampleImages
+from l2c_ray.schedule import L2C, LEARNED, Schedule
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SAMPLE_IMAGES = 8
 """In the row of a grid; image i has label i mod the number of classes and seed i."""
 
-_STARRED = {LEARNED: "black", LEARNED_BY_PAIRS: "crimson"}
+_STARRED = {LEARNED: "black", L2C: "crimson"}
 
 
 def plot_schedule(schedule: Schedule, scores: Tensor | None = None) -> bytes:

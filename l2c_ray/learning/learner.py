@@ -1,7 +1,7 @@
 """What every learner does on one worker; several workers differ in their data and noise and average their gradients."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -81,6 +81,18 @@ class Learner(ABC):
     @abstractmethod
     def tables(self) -> list[Table]:
         """The static graphs that have been learned so far, in the order in which they were."""
+
+    def derived_tables(
+        self, thresholds: Sequence[Sequence[float]], budgets: Sequence[float], share_of: Callable[[Table], float]
+    ) -> list[tuple[dict[str, str | float], Table]]:
+        """Static graphs by other thresholds, each with its `theta` for provenance; none where nothing is thresholded.
+
+        Args:
+            thresholds: one sequence per graph, with a threshold for each of its equally long phases.
+            budgets: compute shares in (0, 1], each met by the threshold that computes the most within it, if one does.
+            share_of: the compute share of a graph.
+        """
+        return []
 
     @abstractmethod
     def score_table(self) -> Tensor:

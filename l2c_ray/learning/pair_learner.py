@@ -1,6 +1,6 @@
 """The paper's learner: pairs of neighbouring steps, picked at random, on noised data."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -44,6 +44,18 @@ class PairLearner(Learner):
 
     def tables(self) -> list[Table]:
         return [self.router.threshold(theta) for theta in self._config.router.theta]
+
+    def derived_tables(
+        self, thresholds: Sequence[Sequence[float]], budgets: Sequence[float], share_of: Callable[[Table], float]
+    ) -> list[tuple[dict[str, str | float], Table]]:
+        derived: list[tuple[dict[str, str | float], Table]] = []
+        for thetas in thresholds:
+            theta = ", ".join(map(str, thetas)) if len(thetas) > 1 else thetas[0]
+            derived.append(({"theta": theta}, self.router.threshold(*thetas)))
+        for budget in budgets:
+            if found := self.router.within(budget, share_of):
+                derived.append(({"theta": found[0]}, found[1]))
+        return derived
 
     def score_table(self) -> Tensor:
         return self.router.score_table()

@@ -24,8 +24,9 @@ from typing import Any
 
 import pytest
 
-from l2c_ray.evaluation.frontier import FIRST_SEED, LEARNED
+from l2c_ray.evaluation.frontier import FIRST_SEED
 from l2c_ray.policies.rules import RULES
+from l2c_ray.schedule import LEARNED
 
 L2C = Path(sys.executable).with_name("l2c")
 REPEATS, IMAGES = 5, 32

@@ -23,7 +23,7 @@ from l2c_ray.data import digits
 from l2c_ray.distributed import cluster as ray_cluster
 from l2c_ray.distributed.mailbox import open_mailbox
 from l2c_ray.distributed.trainer import train
-from l2c_ray.learning.learners import make_learner
+from l2c_ray.learning.objectives import make_objective
 from l2c_ray.learning.progress import Progress
 from l2c_ray.models import zoo
 from l2c_ray.sampling.solvers import make_solver
@@ -67,7 +67,7 @@ def bytes_shared(config: str) -> int:
     settings = read(config, "training.iterations=5")
     model = zoo.load(settings.model.name)
     solver = make_solver(settings.sampler.name, settings.sampler.steps, model)
-    learner = make_learner(settings, model, solver, digits.load())
+    learner = make_objective(settings).make_learner(model, solver, digits.load())
     sizes: list[int] = []
 
     def note(shared: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ print("peak", re.findall(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_
 LEARNS = """
 from l2c_ray.config.learn import LearnConfig
 from l2c_ray.data.training import open_training_images
-from l2c_ray.learning.learners import make_learner
+from l2c_ray.learning.objectives import make_objective
 from l2c_ray.models import zoo
 from l2c_ray.sampling.solvers import make_solver
 

@@ -57,14 +57,14 @@ LIGHT.remove("l2c_ray.registry.pyfunc")
 A_LEARNER = """
 from l2c_ray.config.learn import LearnConfig
 from l2c_ray.data.training import open_training_images
-from l2c_ray.learning.learners import make_learner
+from l2c_ray.learning.objectives import make_objective
 from l2c_ray.models import zoo
 from l2c_ray.sampling.solvers import make_solver
 
 tables = {"model": {"name": "digits-dit"}, "router": {"budget": 0.5}, "training": {"iterations": 9}}
 config = LearnConfig.parse(tables, source="test")
 model = zoo.load(config.model.name)
-make_learner(config, model, make_solver("ddim", 20, model), open_training_images(config))
+make_objective(config).make_learner(model, make_solver("ddim", 20, model), open_training_images(config))
 """
 
 RAY = {"ray", "requests"}

@@ -18,7 +18,7 @@ from l2c_ray.data.latent_shards import Shard, claim
 from l2c_ray.data.latents import LatentImages
 from l2c_ray.data.training import open_training_images
 from l2c_ray.errors import ConfigError, StorageError
-from l2c_ray.learning.learners import make_learner
+from l2c_ray.learning.objectives import make_objective
 from l2c_ray.learning.pair_learner import PairLearner
 from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.storage.folder import Folder
@@ -142,7 +142,8 @@ def bytes_of_latents() -> int:
 def learner(store: ObjectStore, rank: int = 0, **sections: dict[str, object]) -> PairLearner:
     config = learn_config(data={"latents": store.address, "mixed_shards": 2}, cluster={"workers": 2}, **sections)
     model = tiny_dit(channels=4)
-    learned = make_learner(config, model, make_solver("ddim", 6, model), open_training_images(config, rank), rank)
+    images = open_training_images(config, rank)
+    learned = make_objective(config).make_learner(model, make_solver("ddim", 6, model), images, rank)
     assert isinstance(learned, PairLearner)
     return learned
 
@@ -177,7 +178,7 @@ def test_latents_that_do_not_fit_are_refused_naming_the_key(filled: ObjectStore)
     ):
         config = learn_config(data={"latents": filled.address})
         with pytest.raises(ConfigError, match=rf"^data.latents: {problem}"):
-            make_learner(config, model, make_solver("ddim", 6, model), open_training_images(config))
+            make_objective(config).make_learner(model, make_solver("ddim", 6, model), open_training_images(config))
 
 
 def test_more_workers_than_shards_and_no_latents_are_refused(filled: ObjectStore, tmp_path: Path) -> None:

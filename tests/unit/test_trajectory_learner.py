@@ -14,7 +14,7 @@ from l2c_ray.data.images import LabelledImages
 from l2c_ray.errors import ConfigError
 from l2c_ray.learning.budget_router import table_of
 from l2c_ray.learning.learner import Learner
-from l2c_ray.learning.learners import make_learner
+from l2c_ray.learning.objectives import make_objective
 from l2c_ray.learning.pair_learner import PairLearner
 from l2c_ray.learning.trajectory_learner import TrajectoryLearner
 from l2c_ray.models.base import CacheableTransformer
@@ -181,8 +181,8 @@ def test_config_chooses_the_learner() -> None:
     model = tiny_dit()
     solver = make_solver("ddim", STEPS, model)
     data = LabelledImages(torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.long))
-    assert isinstance(make_learner(config({"lambda": 1e-3}), model, solver, data), PairLearner)
-    assert isinstance(make_learner(config({"budget": 0.9}), model, solver, data), TrajectoryLearner)
+    assert isinstance(make_objective(config({"lambda": 1e-3})).make_learner(model, solver, data), PairLearner)
+    assert isinstance(make_objective(config({"budget": 0.9})).make_learner(model, solver, data), TrajectoryLearner)
 
 
 def test_fewer_iterations_than_budgets_are_refused() -> None:
@@ -194,10 +194,10 @@ def test_paper_s_loss_needs_data_of_the_model_s_shape_and_a_step_that_may_reuse(
     model = tiny_dit()
     data = LabelledImages(torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.long))
     with pytest.raises(ConfigError, match=r"router.lambda: the paper's loss has no data for tiny"):
-        make_learner(config({"lambda": 1e-3}), model, make_solver("ddim", STEPS, model), data)
+        make_objective(config({"lambda": 1e-3})).make_learner(model, make_solver("ddim", STEPS, model), data)
     data = LabelledImages(torch.zeros(2, *model.image_shape), torch.zeros(2, dtype=torch.long))
     with pytest.raises(ConfigError, match=r"sampler.steps: 2 evaluations of dpm-solver-2 leave no step"):
-        make_learner(config({"lambda": 1e-3}), model, make_solver("dpm-solver-2", 2, model), data)
+        make_objective(config({"lambda": 1e-3})).make_learner(model, make_solver("dpm-solver-2", 2, model), data)
 
 
 def test_config_survives_the_way_to_a_worker() -> None:
