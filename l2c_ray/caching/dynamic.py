@@ -18,7 +18,7 @@ from l2c_ray.config.base import Section
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from l2c_ray.models.base import Branch, Unit
+    from l2c_ray.models.base import Unit, UnitHandler
 
 
 class Threshold(Section):
@@ -29,7 +29,7 @@ class Threshold(Section):
 
 
 class DynamicExecutor(ABC):
-    """The branches of one request: the first units are always computed, and their outputs decide about all others.
+    """Unit handlers of one request: the first units are always computed, and their outputs decide about all others.
 
     Holds that request's cache, so every request needs an executor of its own.
     """
@@ -45,14 +45,14 @@ class DynamicExecutor(ABC):
         self._values: dict[int, Tensor] = {}
         """The last outputs of the units that are not watched."""
 
-    def __call__(self, step: int) -> Branch:
-        """The branch that runs the units of `step`; steps must be asked for in order."""
+    def __call__(self, step: int) -> UnitHandler:
+        """The unit handler of `step`; steps must be asked for in order."""
         row = [0] * self._units
         self.computed.append(row)
         outputs: list[Tensor] = []
         all_others = True
 
-        def branch(unit: int, compute: Callable[[], Tensor]) -> Tensor:
+        def handle(unit: int, compute: Callable[[], Tensor]) -> Tensor:
             nonlocal all_others
             if unit < self._watched:
                 row[unit] = 1
@@ -65,7 +65,7 @@ class DynamicExecutor(ABC):
                 self._values[unit] = compute()
             return self._values[unit]
 
-        return branch
+        return handle
 
     @abstractmethod
     def _must_compute(self, outputs: list[Tensor]) -> bool:

@@ -7,22 +7,22 @@ import torch
 from torch import Tensor
 
 from l2c_ray.caching.plan import Plan, plan
-from l2c_ray.models.base import Branch
+from l2c_ray.models.base import UnitHandler
 from l2c_ray.schedule import Table
 
 
 class ScheduleExecutor:
-    """The branches of one request. Holds that request's cache, so every request needs an executor of its own."""
+    """The unit handlers of one request. Holds that request's cache, so every request needs an executor of its own."""
 
     def __init__(self, table: Table) -> None:
         self._plan: Plan = plan(table)
         self._computed: defaultdict[int, list[Tensor]] = defaultdict(list)
 
-    def __call__(self, step: int) -> Branch:
-        """The branch that runs the units of `step`; steps must be asked for in order."""
+    def __call__(self, step: int) -> UnitHandler:
+        """The unit handler of `step`; steps must be asked for in order."""
         actions = self._plan[step]
 
-        def branch(unit: int, compute: Callable[[], Tensor]) -> Tensor:
+        def handle(unit: int, compute: Callable[[], Tensor]) -> Tensor:
             action, values = actions[unit], self._computed[unit]
             if action.weights is None:
                 values.insert(0, compute())
@@ -32,7 +32,7 @@ class ScheduleExecutor:
             del values[action.keep :]
             return output
 
-        return branch
+        return handle
 
 
 def weighted_sum(values: list[Tensor], weights: tuple[float, ...]) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from l2c_ray.caching.executor import ScheduleExecutor
 from l2c_ray.errors import InvalidInputError, SamplingError
 from l2c_ray.models.base import CacheableTransformer
-from l2c_ray.sampling.loop import BranchOfStep, full_run, noise_from_seeds, sample_images
+from l2c_ray.sampling.loop import UnitHandlers, full_run, noise_from_seeds, sample_images
 from l2c_ray.sampling.solver import Solver
 from l2c_ray.schedule import Guidance, Schedule
 
@@ -51,11 +51,11 @@ class Pipeline:
         batches = []
         for start in range(0, len(labels), batch_size):
             part = slice(start, start + batch_size)
-            branches = ScheduleExecutor(schedule.table) if schedule else full_run
-            batches.append(self.generate_batch(labels[part], seeds[part], branches))
+            handlers = ScheduleExecutor(schedule.table) if schedule else full_run
+            batches.append(self.generate_batch(labels[part], seeds[part], handlers))
         return torch.cat(batches)
 
-    def generate_batch(self, labels: Sequence[int], seeds: Sequence[int], branch_of_step: BranchOfStep) -> Tensor:
+    def generate_batch(self, labels: Sequence[int], seeds: Sequence[int], handlers: UnitHandlers) -> Tensor:
         """As `generate`, unchecked: one batch with whatever runs the units, for instance a dynamic executor.
 
         Raises:
@@ -64,7 +64,7 @@ class Pipeline:
         device = next(self.model.parameters()).device
         noise = noise_from_seeds(seeds, self.model.image_shape).to(device)
         wanted = torch.tensor(labels, device=device)
-        images = sample_images(self.model, self.solver, noise, wanted, self.guidance, branch_of_step).cpu()
+        images = sample_images(self.model, self.solver, noise, wanted, self.guidance, handlers).cpu()
         if not images.isfinite().all():
             raise SamplingError(
                 self.model.name, "its images are not finite", "check its weights and the guidance scale"

@@ -11,7 +11,7 @@ from l2c_ray.caching.executor import ScheduleExecutor
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.caching.profiling import wait_for
 from l2c_ray.models.base import compute_all
-from l2c_ray.sampling.loop import BranchOfStep, evaluate_guided, full_run, noise_from_seeds, trajectory
+from l2c_ray.sampling.loop import UnitHandlers, evaluate_guided, full_run, noise_from_seeds, trajectory
 from l2c_ray.schedule import Schedule
 
 
@@ -60,9 +60,9 @@ def time_in_turn(
     noise = noise_from_seeds(range(batch_size), model.image_shape).to(weights)
     labels = torch.arange(batch_size, device=weights.device) % model.num_classes
 
-    def timed(branches: BranchOfStep) -> Iterator[float]:
+    def timed(handlers: UnitHandlers) -> Iterator[float]:
         """The seconds of each step."""
-        steps = trajectory(model, pipeline.solver, noise, labels, pipeline.guidance, branches)
+        steps = trajectory(model, pipeline.solver, noise, labels, pipeline.guidance, handlers)
         for _ in pipeline.solver.timesteps:
             wait_for(weights.device)
             start = time.perf_counter()

@@ -6,27 +6,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from l2c_ray.models.base import Branch, CacheableTransformer, compute_all
+from l2c_ray.models.base import CacheableTransformer, UnitHandler, compute_all
 from l2c_ray.sampling.solver import Solver
 
 
-def record(outputs: dict[int, Tensor]) -> Branch:
+def record(outputs: dict[int, Tensor]) -> UnitHandler:
     """Computes every unit and keeps its output: the cache of the evaluation after."""
 
-    def branch(unit: int, compute: Callable[[], Tensor]) -> Tensor:
+    def handle(unit: int, compute: Callable[[], Tensor]) -> Tensor:
         outputs[unit] = compute()
         return outputs[unit]
 
-    return branch
+    return handle
 
 
-def interpolate(scores: Tensor, cache: dict[int, Tensor]) -> Branch:
+def interpolate(scores: Tensor, cache: dict[int, Tensor]) -> UnitHandler:
     """Blends each unit as score * fresh + (1 - score) * cached, differentiable in `scores` [units]."""
 
-    def branch(unit: int, compute: Callable[[], Tensor]) -> Tensor:
+    def handle(unit: int, compute: Callable[[], Tensor]) -> Tensor:
         return torch.lerp(cache[unit], compute(), scores[unit])
 
-    return branch
+    return handle
 
 
 def pair_error(

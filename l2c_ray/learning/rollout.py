@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.errors import ConfigError
 from l2c_ray.learning.student import Student
-from l2c_ray.models.base import Branch, CacheableTransformer
+from l2c_ray.models.base import CacheableTransformer, UnitHandler
 from l2c_ray.sampling.loop import evaluate_guided, full_run, trajectory
 from l2c_ray.sampling.solver import Solver
 from l2c_ray.schedule import Guidance
@@ -51,7 +51,7 @@ def require_steady_units(model: CacheableTransformer, solver: Solver) -> None:
     sample, label = torch.zeros(1, *model.image_shape).to(weights), torch.zeros(1, dtype=torch.long).to(weights.device)
     shapes: dict[int, torch.Size] = {}
 
-    def branch(unit: int, compute: Callable[[], Tensor]) -> Tensor:
+    def handle(unit: int, compute: Callable[[], Tensor]) -> Tensor:
         output = compute()
         if shapes.setdefault(unit, output.shape) != output.shape:
             problem = f"{model.units[unit].name} changes its shape between steps, so that it cannot be forecast"
@@ -59,7 +59,7 @@ def require_steady_units(model: CacheableTransformer, solver: Solver) -> None:
         return output
 
     for timestep in solver.timesteps:
-        model(sample, torch.full((1,), timestep, device=weights.device), label, branch)
+        model(sample, torch.full((1,), timestep, device=weights.device), label, handle)
 
 
 def squared_errors(samples: Iterable[Tensor], full: FullRun) -> Tensor:
@@ -125,9 +125,14 @@ class Rollout:
 
 
 def _evaluate_again_when_needed(
-    model: CacheableTransformer, sample: Tensor, timestep: float, labels: Tensor, guidance: Guidance, branch: Branch
+    model: CacheableTransformer,
+    sample: Tensor,
+    timestep: float,
+    labels: Tensor,
+    guidance: Guidance,
+    handler: UnitHandler,
 ) -> Tensor:
     """As `evaluate_guided` (activation checkpointing, arXiv 1604.06174)."""
-    given = (model, sample, timestep, labels, guidance, branch)
+    given = (model, sample, timestep, labels, guidance, handler)
     output: Tensor = checkpoint(evaluate_guided, *given, use_reentrant=False, preserve_rng_state=False)
     return output

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l2c_ray.models.base import Branch
+from l2c_ray.models.base import UnitHandler
 
 
 class Student:
-    """The branches of one trajectory under a mask, as an executor would run it, differentiable in what is chosen.
+    """Unit handlers of one trajectory under a mask, as an executor would run it, differentiable in what is chosen.
 
     Every unit is computed, also one that is reused, because what it would give decides whether it is worth it. A
     reused unit is computed outside the graph: its gate is 0, so nothing would flow back through it.
@@ -39,8 +39,8 @@ class Student:
         self._last: dict[int, Tensor] = {}
         self._before: dict[int, Tensor] = {}
 
-    def __call__(self, step: int) -> Branch:
-        """The branch of `step`; steps must be asked for in order."""
+    def __call__(self, step: int) -> UnitHandler:
+        """The unit handler of `step`; steps must be asked for in order."""
         if step == 0:
             return self._keep
         # As they are when the step begins: where its graph is not kept it is run once more.

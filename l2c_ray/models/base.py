@@ -1,4 +1,4 @@
-"""What every cacheable transformer offers: a list of units, and a forward pass that hands each of them to a branch."""
+"""Transformers whose units can be computed or replaced one by one, and the unit handlers that decide about it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ UnitKind = Literal["attention", "mlp"]
 NoiseScheduler: TypeAlias = "DDIMScheduler | FlowMatchEulerDiscreteScheduler"
 """Diffusers' record of how noise was added in training; its class tells what the model predicts (noise or velocity)."""
 
-Branch = Callable[[int, Callable[[], Tensor]], Tensor]
-"""Decides how unit i gets its output: `branch(i, compute)` calls `compute()` or returns a stand-in of that shape."""
+UnitHandler = Callable[[int, Callable[[], Tensor]], Tensor]
+"""Decides how unit i gets its output: `handler(i, compute)` calls `compute()` or returns a stand-in of that shape."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,14 @@ class CacheableTransformer(nn.Module, ABC):
         )
 
     @abstractmethod
-    def forward(self, sample: Tensor, timestep: Tensor, labels: Tensor, branch: Branch) -> Tensor:
+    def forward(self, sample: Tensor, timestep: Tensor, labels: Tensor, handler: UnitHandler) -> Tensor:
         """One evaluation of the model.
 
         Args:
             sample: [batch, *image_shape].
             timestep: [batch], in the model's own time (0..1000).
             labels: [batch].
-            branch: asked once for every unit, in order.
+            handler: called once for every unit, in order.
 
         Returns:
             [batch, out_channels, height, width]; the first `image_shape[0]` channels are the predicted noise (or
@@ -99,7 +99,7 @@ class CacheableTransformer(nn.Module, ABC):
 
 
 def compute_all(unit: int, compute: Callable[[], Tensor]) -> Tensor:
-    """The branch of a full evaluation."""
+    """The unit handler of a baseline evaluation."""
     return compute()
 
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from l2c_ray.models.base import Branch, CacheableTransformer, units_of, unpatchify
+from l2c_ray.models.base import CacheableTransformer, UnitHandler, units_of, unpatchify
 from l2c_ray.models.checkpoints import digest, read_config, read_module, read_scheduler
 from l2c_ray.models.layout import CONFIG, WEIGHTS
 
@@ -48,7 +48,7 @@ class DiT(CacheableTransformer):
         self.num_classes = config.num_embeds_ada_norm
         self.null_label = self.num_classes
 
-    def forward(self, sample: Tensor, timestep: Tensor, labels: Tensor, branch: Branch) -> Tensor:
+    def forward(self, sample: Tensor, timestep: Tensor, labels: Tensor, handler: UnitHandler) -> Tensor:
         hidden = self.transformer.pos_embed(sample)
         dtype = hidden.dtype
 
@@ -57,7 +57,7 @@ class DiT(CacheableTransformer):
             return F.silu(embedder(timestep, labels, hidden_dtype=dtype))
 
         for index, block in enumerate(self.transformer.transformer_blocks):
-            hidden = _block(block, 2 * index, hidden, conditioning(block.norm1.emb), branch)
+            hidden = _block(block, 2 * index, hidden, conditioning(block.norm1.emb), handler)
         return self._output(hidden, timestep, labels)
 
     def _output(self, hidden: Tensor, timestep: Tensor, labels: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class DiT(CacheableTransformer):
         self.scheduler.save_pretrained(folder / "scheduler")
 
 
-def _block(block: Any, first_unit: int, hidden: Tensor, conditioning: Tensor, branch: Branch) -> Tensor:
+def _block(block: Any, first_unit: int, hidden: Tensor, conditioning: Tensor, handler: UnitHandler) -> Tensor:
     """From [batch, tokens, width] to the same shape; `conditioning` is [batch, width]."""
 
     def modulation(first: int, count: int) -> tuple[Tensor, ...]:
@@ -94,7 +94,7 @@ def _block(block: Any, first_unit: int, hidden: Tensor, conditioning: Tensor, br
             return computed
 
         (gate,) = modulation(first + 2, 1)
-        return gate * branch(unit, compute) + hidden
+        return gate * handler(unit, compute) + hidden
 
     hidden = gated(first_unit, 0, block.norm1.norm, block.attn1, hidden)
     return gated(first_unit + 1, 3, block.norm3, block.ff, hidden)

@@ -57,7 +57,7 @@ def count_macs(model: CacheableTransformer) -> ModelMacs:
     zero = torch.zeros(1, device=weights.device)
     of_units: list[Counter[str]] = []
 
-    def branch(unit: int, compute: Callable[[], Tensor]) -> Tensor:
+    def handle(unit: int, compute: Callable[[], Tensor]) -> Tensor:
         with FlopCounterMode(display=False) as counter:
             output = compute()
         of_units.append(_by_count(counter))
@@ -65,7 +65,7 @@ def count_macs(model: CacheableTransformer) -> ModelMacs:
 
     # Only the plain kernel's two products are known to the counter on every device.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model(sample, zero, zero.long(), branch)
+        model(sample, zero, zero.long(), handle)
     total = _by_count(counter)
 
     def macs(count: str) -> UnitMacs:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from l2c_ray.caching.pipeline import Pipeline
-    from l2c_ray.models.base import Branch, CacheableTransformer
+    from l2c_ray.models.base import CacheableTransformer, UnitHandler
 
 Grouping = Literal["kind", "unit"]
 GROUPINGS: tuple[Grouping, ...] = get_args(Grouping)
@@ -111,15 +111,15 @@ class _Recorder:
         self._earlier: defaultdict[int, deque[Tensor]] = defaultdict(lambda: deque(maxlen=shape[2]))
         """Of each unit the last outputs, the very last first."""
 
-    def __call__(self, step: int) -> Branch:
-        def branch(unit: int, compute: Callable[[], Tensor]) -> Tensor:
+    def __call__(self, step: int) -> UnitHandler:
+        def handle(unit: int, compute: Callable[[], Tensor]) -> Tensor:
             output = compute()
             for index, earlier in enumerate(self._earlier[unit]):
                 self.errors[step, unit, index] = relative_change([earlier], [output])
             self._earlier[unit].appendleft(output)
             return output
 
-        return branch
+        return handle
 
 
 def _mean_of_kind(errors: Tensor, kinds: list[str]) -> Tensor:

@@ -16,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from l2c_ray.caching.executor import ScheduleExecutor
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.evaluation.cost import make_schedule
-from l2c_ray.models.base import Branch, CacheableTransformer, compute_all
-from l2c_ray.sampling.loop import BranchOfStep, evaluate_guided, noise_from_seeds, sample_images
+from l2c_ray.models.base import CacheableTransformer, UnitHandler, compute_all
+from l2c_ray.sampling.loop import UnitHandlers, evaluate_guided, noise_from_seeds, sample_images
 from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Guidance, Provenance, Schedule, Table
 
@@ -90,10 +90,10 @@ def scheduled(pipeline: Pipeline, table: Table) -> Schedule:
     return make_schedule(pipeline, table, Provenance(policy="test", settings={}))
 
 
-def sample(pipeline: Pipeline, branches: BranchOfStep) -> Tensor:
+def sample(pipeline: Pipeline, handlers: UnitHandlers) -> Tensor:
     model = pipeline.model
     noise = noise_from_seeds([7], model.image_shape)
-    return sample_images(model, pipeline.solver, noise, torch.tensor([2]), pipeline.guidance, branches)
+    return sample_images(model, pipeline.solver, noise, torch.tensor([2]), pipeline.guidance, handlers)
 
 
 def test_units_are_the_attention_and_mlp_of_every_block_under_names_of_their_own(model: CacheableTransformer) -> None:
@@ -106,11 +106,11 @@ def test_units_are_the_attention_and_mlp_of_every_block_under_names_of_their_own
 def test_every_unit_is_asked_for_once_and_in_order(model: CacheableTransformer) -> None:
     asked: list[int] = []
 
-    def branch(unit: int, compute: Callable[[], Tensor]) -> Tensor:
+    def handle(unit: int, compute: Callable[[], Tensor]) -> Tensor:
         asked.append(unit)
         return compute()
 
-    model(*inputs(model), branch)
+    model(*inputs(model), handle)
     assert asked == list(range(len(model.units)))
 
 
@@ -124,10 +124,10 @@ def test_every_unit_makes_a_difference(model: CacheableTransformer) -> None:
     full = model(*inputs(model), compute_all)
     for skipped in range(len(model.units)):
 
-        def branch(unit: int, compute: Callable[[], Tensor], skipped: int = skipped) -> Tensor:
+        def handle(unit: int, compute: Callable[[], Tensor], skipped: int = skipped) -> Tensor:
             return torch.zeros_like(compute()) if unit == skipped else compute()
 
-        assert (model(*inputs(model), branch) - full).norm() > 1e-5 * full.norm()
+        assert (model(*inputs(model), handle) - full).norm() > 1e-5 * full.norm()
 
 
 @every_pipeline
@@ -143,8 +143,8 @@ def test_skipped_units_are_not_called(pipeline: Pipeline) -> None:
     executor = ScheduleExecutor(table)
     calls: list[list[int]] = []
 
-    def counted(step: int) -> Branch:
-        branch = executor(step)
+    def counted(step: int) -> UnitHandler:
+        handler = executor(step)
         calls.append([0] * len(pipeline.model.units))
 
         def counting(unit: int, compute: Callable[[], Tensor]) -> Tensor:
@@ -152,7 +152,7 @@ def test_skipped_units_are_not_called(pipeline: Pipeline) -> None:
                 calls[-1][unit] += 1
                 return compute()
 
-            return branch(unit, counted_compute)
+            return handler(unit, counted_compute)
 
         return counting
 

@@ -182,9 +182,9 @@ def test_losses_and_gradients_of_uvit(golden: Golden) -> None:
 
 def _assert_samples(golden: Golden, run: str, name: str, guidance: Guidance) -> None:
     table = golden.router.threshold(golden.settings["threshold"])
-    branches = ScheduleExecutor(table) if run == "cached" else full_run
+    handlers = ScheduleExecutor(table) if run == "cached" else full_run
     noise, labels = golden.tensors["sample.noise"], golden.tensors["train.labels"]
-    made = sample_images(golden.model, golden.solver, noise, labels, guidance, branches)
+    made = sample_images(golden.model, golden.solver, noise, labels, guidance, handlers)
     assert _relative_error(made, golden.tensors[name]) < TOLERANCE
 
 

@@ -48,13 +48,13 @@ def test_a_trajectory_ends_at_the_sampled_images(*, cached: bool) -> None:
     noise, labels = noise_from_seeds([1, 2], pipeline.model.image_shape), torch.tensor([0, 1])
     given = (pipeline.model, pipeline.solver, noise, labels, pipeline.guidance)
 
-    def branches() -> Any:
+    def handlers() -> Any:
         return ScheduleExecutor(table) if cached else full_run
 
     with torch.inference_mode():
-        samples = list(trajectory(*given, branches()))
+        samples = list(trajectory(*given, handlers()))
     assert len(samples) == 4
-    assert torch.equal(samples[-1], sample_images(*given, branches()))
+    assert torch.equal(samples[-1], sample_images(*given, handlers()))
 
 
 def test_bench_prints_what_a_script_needs(l2c: L2C, half_file: Path, half: Schedule) -> None:

@@ -88,11 +88,11 @@ def test_every_unit_is_asked_for_once_and_in_order() -> None:
     model = tiny_dit(depth=3)
     asked: list[int] = []
 
-    def branch(unit: int, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+    def handle(unit: int, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
         asked.append(unit)
         return compute()
 
-    model(torch.zeros(1, *model.image_shape), torch.zeros(1), torch.zeros(1).long(), branch)
+    model(torch.zeros(1, *model.image_shape), torch.zeros(1), torch.zeros(1).long(), handle)
     assert asked == list(range(6))
 
 

@@ -87,7 +87,7 @@ def test_executor_gives_the_last_computed_value_and_asks_for_no_other(mask: Mask
     executor = ScheduleExecutor(Table.of(mask))
     newest: dict[int, Tensor] = {}
     for step, row in enumerate(mask):
-        branch = executor(step)
+        handler = executor(step)
         for unit, bit in enumerate(row):
             fresh = torch.tensor([step, unit])
             asked: list[int] = []
@@ -96,7 +96,7 @@ def test_executor_gives_the_last_computed_value_and_asks_for_no_other(mask: Mask
                 asked.append(1)
                 return fresh
 
-            output = branch(unit, compute)
+            output = handler(unit, compute)
             newest[unit] = fresh if bit else newest[unit]
             assert len(asked) == bit
             assert output is newest[unit]
@@ -108,9 +108,9 @@ def test_executor_holds_no_tensor_longer_than_it_is_reused() -> None:
     alive: dict[tuple[int, int], weakref.ref[Tensor]] = {}
     held = []
     for step, row in enumerate(mask):
-        branch = executor(step)
+        handler = executor(step)
         for unit, bit in enumerate(row):
-            output = branch(unit, lambda: torch.zeros(1))
+            output = handler(unit, lambda: torch.zeros(1))
             if bit:
                 alive[step, unit] = weakref.ref(output)
             del output

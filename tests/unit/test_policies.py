@@ -12,7 +12,7 @@ from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.data.seeding import draw_seed
 from l2c_ray.errors import ConfigError
 from l2c_ray.evaluation.cost import make_schedule
-from l2c_ray.models.base import Branch
+from l2c_ray.models.base import UnitHandler
 from l2c_ray.policies.calibrated import Calibrated, calibration_errors, reuse_below
 from l2c_ray.policies.fixed_interval import fixed_interval
 from l2c_ray.policies.rules import RULES, parse_rule, provenance
@@ -155,12 +155,12 @@ def test_calibration_errors_are_those_of_the_outputs_of_full_runs() -> None:
 def _outputs(pipeline: Pipeline, numbers: range, images: int, seed: int) -> dict[tuple[int, int], Tensor]:
     outputs: dict[tuple[int, int], Tensor] = {}
 
-    def recording(step: int) -> Branch:
-        def branch(unit: int, compute: Callable[[], Tensor]) -> Tensor:
+    def recording(step: int) -> UnitHandler:
+        def handle(unit: int, compute: Callable[[], Tensor]) -> Tensor:
             outputs[step, unit] = compute()
             return outputs[step, unit]
 
-        return branch
+        return handle
 
     noise = noise_from_seeds([draw_seed(seed, "calibration", number) for number in numbers], (1, 4, 4))
     labels = torch.tensor([number * 3 // images for number in numbers])

@@ -105,9 +105,9 @@ def test_steps_that_may_not_reuse_compute_everything_at_any_theta() -> None:
 def test_blend_is_score_times_fresh_and_the_rest_cached() -> None:
     cache = {0: torch.tensor([1.0, 2.0]), 1: torch.tensor([10.0, 20.0])}
     scores = torch.tensor([0.25, 1.0])
-    branch = interpolate(scores, cache)
-    assert branch(0, lambda: torch.tensor([5.0, -2.0])).tolist() == [0.25 * 5 + 0.75 * 1, 0.25 * -2 + 0.75 * 2]
-    assert branch(1, lambda: torch.tensor([5.0, -2.0])).tolist() == [5.0, -2.0]
+    handler = interpolate(scores, cache)
+    assert handler(0, lambda: torch.tensor([5.0, -2.0])).tolist() == [0.25 * 5 + 0.75 * 1, 0.25 * -2 + 0.75 * 2]
+    assert handler(1, lambda: torch.tensor([5.0, -2.0])).tolist() == [5.0, -2.0]
 
 
 def test_recording_keeps_what_it_gives() -> None:

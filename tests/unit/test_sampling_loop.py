@@ -26,7 +26,7 @@ class Recorder(nn.Module):
         super().__init__()
         self.asked: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def forward(self, sample: Tensor, timestep: Tensor, labels: Tensor, branch: Callable[..., Tensor]) -> Tensor:
+    def forward(self, sample: Tensor, timestep: Tensor, labels: Tensor, handler: Callable[..., Tensor]) -> Tensor:
         self.asked.append((sample, timestep, labels))
         return labels.float()[:, None, None, None].expand_as(sample)
 

@@ -10,7 +10,7 @@ from unit_factories import tiny_dit
 from l2c_ray.caching.executor import ScheduleExecutor
 from l2c_ray.learning.budget_router import table_of
 from l2c_ray.learning.student import Student
-from l2c_ray.models.base import Branch
+from l2c_ray.models.base import UnitHandler
 from l2c_ray.sampling.loop import noise_from_seeds, sample_images, trajectory
 from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Guidance
@@ -36,7 +36,7 @@ class Written:
         self.last: dict[int, Tensor] = {}
         self.before: dict[int, Tensor] = {}
 
-    def __call__(self, step: int) -> Branch:
+    def __call__(self, step: int) -> UnitHandler:
         def first(unit: int, compute: Callable[[], Tensor]) -> Tensor:
             self.last[unit] = self.before[unit] = compute()
             return self.last[unit]
@@ -53,8 +53,8 @@ class Written:
         return later if step else first
 
 
-def samples(branches: Student | Written) -> list[Tensor]:
-    return list(trajectory(MODEL, SOLVER, NOISE, LABELS, GUIDANCE, branches))
+def samples(handlers: Student | Written) -> list[Tensor]:
+    return list(trajectory(MODEL, SOLVER, NOISE, LABELS, GUIDANCE, handlers))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 1.0])
@@ -87,14 +87,14 @@ def test_changes_over_slopes_is_the_least_squares_fit() -> None:
     student = Student(mask, coefficients, 2 * IMAGES)
     outputs: list[list[Tensor]] = [[] for _ in MODEL.units]
 
-    def noting(step: int) -> Branch:
+    def noting(step: int) -> UnitHandler:
         inner = student(step)
 
-        def branch(unit: int, compute: Callable[[], Tensor]) -> Tensor:
+        def handle(unit: int, compute: Callable[[], Tensor]) -> Tensor:
             outputs[unit].append(inner(unit, compute).detach())
             return outputs[unit][-1]
 
-        return branch
+        return handle
 
     sample_images(MODEL, SOLVER, NOISE, LABELS, GUIDANCE, noting)
     before, last, fresh = (value.flatten() for value in outputs[1][1:4])
