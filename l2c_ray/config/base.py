@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, ClassVar, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -64,6 +64,8 @@ class Section(BaseModel):
     """A table of a config file: unknown keys, wrong types and values out of range are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, populate_by_name=True)
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """New names of keys, by their old ones, which are refused with the new one."""
 
     @classmethod
     def parse(cls, values: dict[str, Any], source: str, table: str = "") -> Self:
@@ -154,6 +156,9 @@ def _did_you_mean(config: type[BaseModel], location: tuple[int | str, ...]) -> s
         # Of a table with keys of the user's own, what stands behind each of them.
         entry = get_args(section)[1:]
         section = entry[0] if entry else section.model_fields[part].annotation
+    key = str(location[-1])
+    if key in section.renamed:
+        return f"it is called {section.renamed[key]} now"
     names = [field.alias or name for name, field in section.model_fields.items()]
-    close = difflib.get_close_matches(str(location[-1]), names, n=1)
+    close = difflib.get_close_matches(key, names, n=1)
     return f"did you mean {close[0]}?" if close else f"the keys are {', '.join(names)}"

@@ -68,7 +68,7 @@ class LatentImages(TrainingImages):
         return self._sha256
 
     def settings(self) -> dict[str, str | int]:
-        return {"latents_sha256": self._sha256, "mixed_shards": self._mixed}
+        return {"latents_sha256": self._sha256, "shuffle_shards": self._mixed}
 
     def batch(self, size: int, iteration: int, generator: torch.Generator) -> LabelledImages:
         """The next images of the sequence; `generator` has no part in it."""

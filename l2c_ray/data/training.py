@@ -28,4 +28,4 @@ def open_training_images(
     from l2c_ray.data.latents import LatentImages
 
     store = open_store(data.latents, environment)
-    return LatentImages(store, config.run.seed, rank, workers, data.mixed_shards)
+    return LatentImages(store, config.run.seed, rank, workers, data.shuffle_shards)

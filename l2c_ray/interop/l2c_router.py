@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from l2c_ray.errors import ScheduleError
-from l2c_ray.learning.router import Router
+from l2c_ray.learning.l2c.router import Router
 from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.sampling.ddim import DDIM
 from l2c_ray.sampling.dpm_solver_2 import DPMSolver2

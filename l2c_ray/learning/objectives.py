@@ -10,9 +10,9 @@ from l2c_ray.config.learn import LearnConfig
 from l2c_ray.data import digits
 from l2c_ray.data.images import TrainingImages
 from l2c_ray.errors import ConfigError
+from l2c_ray.learning.l2c.learner import L2CLearner
 from l2c_ray.learning.learner import Learner
-from l2c_ray.learning.pair_learner import PairLearner
-from l2c_ray.learning.trajectory_learner import TrajectoryLearner
+from l2c_ray.learning.trajectory.learner import TrajectoryLearner
 from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.sampling.solver import Solver
 from l2c_ray.schedule import L2C, LEARNED
@@ -105,7 +105,7 @@ class L2CObjective(Objective):
         if not solver.cache_steps(shifted=self.config.router.shifted):
             problem = f"{solver.steps} evaluations of {solver.name} leave no step that may reuse"
             raise ConfigError("sampler.steps", problem, "take more, or give router.budget")
-        return PairLearner(self.config, model, solver, data, rank)
+        return L2CLearner(self.config, model, solver, data, rank)
 
     def _hyperparameters(self) -> Settings:
         router = self.config.router
@@ -164,8 +164,8 @@ class TrajectoryObjective(Objective):
             "limits": ", ".join(map(str, router.budgets or [router.max_error])),
             "cost": f"seconds by profile {sha256(profile.to_json().encode()).hexdigest()}" if profile else "macs",
             "forecast": router.forecast,
-            "intermediate_loss_weight": training.along_the_way,
-            "noise_pool_size": training.noises,
+            "intermediate_loss_weight": training.intermediate_loss_weight,
+            "noise_pool_size": training.noise_pool_size,
         }
 
 

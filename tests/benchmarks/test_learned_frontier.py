@@ -6,7 +6,7 @@ of which a learner or a refinement has seen; `make comparisons` takes more of th
 
 What did not help to get there (digits-dit, share 0.5): straight-through gates, whose masks oscillate; Adam on the
 coefficients, which leaves a floor of about 1e-5; many swaps an iteration, which undo each other; images weighted by
-their error, so that one outlier decides; worths that reckon with the refit of all coefficients (a Schur complement of
+their error, so that one outlier decides; importances with the refit of all coefficients (a Schur complement of
 the Gauss-Newton matrix), which its noise spoils (7e-4 for 5e-5); the full Gauss-Newton step in every iteration. What
 did: tightening slowly and budget by budget; images that count by c / (e + c); fitting all coefficients of a settled
 mask at once (4.6e-5 to 2.4e-5 on one mask). A second difference in the forecast took another sixth off and is not in.

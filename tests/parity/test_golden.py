@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from l2c_ray.caching.executor import ScheduleExecutor
-from l2c_ray.learning.objective import pair_error
-from l2c_ray.learning.router import Router
+from l2c_ray.learning.l2c.pair_error import pair_error
+from l2c_ray.learning.l2c.router import Router
 from l2c_ray.models import public_dit, uvit
 from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.models.checkpoints import fill

@@ -18,8 +18,8 @@ from l2c_ray.data.latent_shards import Shard, claim
 from l2c_ray.data.latents import LatentImages
 from l2c_ray.data.training import open_training_images
 from l2c_ray.errors import ConfigError, StorageError
+from l2c_ray.learning.l2c.learner import L2CLearner
 from l2c_ray.learning.objectives import make_objective
-from l2c_ray.learning.pair_learner import PairLearner
 from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.storage.folder import Folder
 from l2c_ray.storage.objects import ObjectStore, open_store
@@ -102,7 +102,7 @@ def test_order_is_another_one_in_each_epoch_and_for_each_seed(filled: ObjectStor
     assert drawn(other, sum(SIZES), range(1)) != epochs[: sum(SIZES)]
 
 
-def test_images_of_mixed_shards_come_together(filled: ObjectStore) -> None:
+def test_images_of_shuffled_shards_come_together(filled: ObjectStore) -> None:
     shard_of = np.repeat(range(len(SIZES)), SIZES)
     apart, mixed = (LatentImages(filled, seed=1, rank=0, workers=1, mixed=count) for count in (1, 6))
     changes = [np.count_nonzero(np.diff(shard_of[drawn(each, sum(SIZES), range(1))])) for each in (apart, mixed)]
@@ -119,7 +119,7 @@ def test_every_shard_is_read_once_an_epoch_and_only_by_its_own_worker(filled: Ob
         assert {name: times for name, times in counting.read.items() if name != "settings.json"} == own
 
 
-def test_memory_holds_the_mixed_shards_alone(tmp_path: Path) -> None:
+def test_memory_holds_the_shuffled_shards_alone(tmp_path: Path) -> None:
     count, size = 3, 256
     store = open_store(str(tmp_path))
     claim(store, latent_settings(shards=count, size=16))
@@ -139,12 +139,12 @@ def bytes_of_latents() -> int:
     return sum(each.nbytes for each in gc.get_objects() if type(each) is Tensor and each.dtype == torch.float16)
 
 
-def learner(store: ObjectStore, rank: int = 0, **sections: dict[str, object]) -> PairLearner:
-    config = learn_config(data={"latents": store.address, "mixed_shards": 2}, cluster={"workers": 2}, **sections)
+def learner(store: ObjectStore, rank: int = 0, **sections: dict[str, object]) -> L2CLearner:
+    config = learn_config(data={"latents": store.address, "shuffle_shards": 2}, cluster={"workers": 2}, **sections)
     model = tiny_dit(channels=4)
     images = open_training_images(config, rank)
     learned = make_objective(config).make_learner(model, make_solver("ddim", 6, model), images, rank)
-    assert isinstance(learned, PairLearner)
+    assert isinstance(learned, L2CLearner)
     return learned
 
 
@@ -164,7 +164,7 @@ def test_resumed_run_on_latents_is_the_run_that_was_never_cut_off(filled: Object
 
 def test_run_keeps_in_its_record_which_latents_it_had(filled: ObjectStore, tmp_path: Path) -> None:
     record = LatentImages(filled, 0, 0, 1, 8).settings()
-    assert record["mixed_shards"] == 8
+    assert record["shuffle_shards"] == 8
     assert record == LatentImages(fill(tmp_path / "again"), 1, 1, 2, 8).settings()
     store = fill(tmp_path / "other")
     (tmp_path / "other" / Shard(5, 2).name).rename(tmp_path / "other" / Shard(5, 3).name)

@@ -1,4 +1,4 @@
-"""The paper's objective: at neighbouring steps, a blend of fresh and cached is to match the full evaluation."""
+"""The error of the paper's objective: a blend of fresh and cached unit outputs against the full evaluation."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from l2c_ray.sampling.solver import Solver
 
 
 def record(outputs: dict[int, Tensor]) -> UnitHandler:
-    """Computes every unit and keeps its output: the cache of the evaluation after."""
+    """A unit handler that computes every unit and keeps its output in `outputs`, the cache of the next evaluation."""
 
     def handle(unit: int, compute: Callable[[], Tensor]) -> Tensor:
         outputs[unit] = compute()
@@ -21,7 +21,7 @@ def record(outputs: dict[int, Tensor]) -> UnitHandler:
 
 
 def interpolate(scores: Tensor, cache: dict[int, Tensor]) -> UnitHandler:
-    """Blends each unit as score * fresh + (1 - score) * cached, differentiable in `scores` [units]."""
+    """A unit handler that gives score * fresh + (1 - score) * cached, differentiable in `scores` [units]."""
 
     def handle(unit: int, compute: Callable[[], Tensor]) -> Tensor:
         return torch.lerp(cache[unit], compute(), scores[unit])
@@ -40,8 +40,9 @@ def pair_error(
 ) -> Tensor:
     """Mean squared error of the blended evaluation at `cache_step` to the full one, a scalar with a graph to `scores`.
 
-    The update before is evaluated in full from the noised data, and its last evaluation fills the cache; then the
-    teacher evaluates in full, outside the graph, and the student with the blend. No guidance, as in the paper.
+    The solver's previous update is evaluated in full from the noised data, and its last evaluation fills the cache;
+    then the teacher evaluates in full, outside the graph, and the student with the blend. No guidance, as in the paper
+    (arXiv 2406.01733, section 3.3).
 
     Args:
         cache_step: 1..steps-1.

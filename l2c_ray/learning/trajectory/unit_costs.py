@@ -1,4 +1,4 @@
-"""What computing a unit costs, whatever it is counted in."""
+"""Costs of a model's units: multiply-accumulates, or the seconds of a profile."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,27 +10,27 @@ from l2c_ray.models.macs import count_macs
 
 
 class UnitCosts(Protocol):
-    """Of one evaluation, in any unit."""
+    """Costs of one evaluation, all in the same measure."""
 
     @property
     def units(self) -> Sequence[float]:
-        """Of each unit: what reusing it gives back."""
+        """Cost of each unit that its reuse saves."""
 
     @property
     def shared(self) -> float:
-        """Of everything that no schedule can skip."""
+        """Cost of everything that no schedule can skip."""
 
 
 @dataclass(frozen=True)
 class UnitSeconds:
-    """Those of a profile."""
+    """`UnitCosts` in seconds."""
 
     units: tuple[float, ...]
     shared: float
 
 
 def costs_by(profile: Profile | None, model: CacheableTransformer) -> UnitCosts:
-    """Time on the profile's device, or multiply-accumulates without one.
+    """Seconds on the profile's device, or multiply-accumulates without a profile.
 
     Raises:
         ConfigError: the profile was not measured on this model.

@@ -1,3 +1,5 @@
+"""The paper's router and its thresholds, and the error that it learns from."""
+
 import math
 
 import pytest
@@ -5,8 +7,8 @@ import torch
 from torch import Tensor
 from unit_factories import tiny_dit
 
-from l2c_ray.learning.objective import interpolate, pair_error, record
-from l2c_ray.learning.router import Router
+from l2c_ray.learning.l2c.pair_error import interpolate, pair_error, record
+from l2c_ray.learning.l2c.router import Router
 from l2c_ray.models.base import compute_all
 from l2c_ray.models.dit import DiT
 from l2c_ray.sampling.solver import Solver
@@ -35,7 +37,7 @@ def test_every_other_step_may_reuse_and_step_0_never(steps: int, cache_steps: tu
     assert make_solver("ddim", steps, tiny_dit()).cache_steps() == cache_steps
 
 
-def test_scores_are_the_sigmoid_of_the_logits_and_1_where_a_step_always_computes() -> None:
+def test_scores_are_sigmoids_and_1_where_a_step_always_computes() -> None:
     router = Router(4, 3, (1, 3), 2.0)
     assert torch.equal(router.scores(1), torch.sigmoid(torch.full((3,), 2.0)))
     table = router.score_table()
@@ -64,7 +66,7 @@ def computed(table: Table) -> float:
         (0.5, 3.0, (0, 0, 0, 0)),
     ],
 )
-def test_budget_is_met_by_the_threshold_that_computes_the_most_within_it(
+def test_budget_takes_the_threshold_that_computes_the_most_within_it(
     budget: float, theta: float, row: tuple[int, ...]
 ) -> None:
     found, table = with_logits(-2.0, 1.0, 0.0, 3.0).within(budget, computed) or (None, None)
@@ -122,7 +124,7 @@ def test_score_1_gives_no_error_and_a_lower_score_some() -> None:
     assert error(model, torch.tensor([1.0, 0.0, 1.0, 1.0])).item() > 0
 
 
-def test_error_is_that_of_a_blended_evaluation_to_the_full_one_after_one_solver_step() -> None:
+def test_error_compares_the_blended_evaluation_with_the_full_one() -> None:
     model = tiny_dit()
     solver = solver_of(model)
     clean, noise, labels = batch()

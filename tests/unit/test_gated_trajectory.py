@@ -1,4 +1,4 @@
-"""The student's trajectory, and the effects that its gradients tell, against the formula written out."""
+"""The gated trajectory and its gradients, against the recursion written out."""
 
 from collections.abc import Callable
 
@@ -8,8 +8,8 @@ from torch import Tensor
 from unit_factories import tiny_dit
 
 from l2c_ray.caching.executor import ScheduleExecutor
-from l2c_ray.learning.budget_router import table_of
-from l2c_ray.learning.student import Student
+from l2c_ray.learning.trajectory.budget_router import table_of
+from l2c_ray.learning.trajectory.gated_trajectory import GatedTrajectory
 from l2c_ray.models.base import UnitHandler
 from l2c_ray.sampling.loop import noise_from_seeds, sample_images, trajectory
 from l2c_ray.sampling.solvers import make_solver
@@ -29,7 +29,7 @@ def choices(share: float) -> tuple[Tensor, Tensor]:
 
 
 class Written:
-    """The recursion as its docstring has it, with gates of any value, and all of it in the graph."""
+    """The recursion of the gate's docstring, with gates of any value, and all of it in the graph."""
 
     def __init__(self, gates: Tensor, coefficients: Tensor) -> None:
         self.gates, self.coefficients = gates, coefficients
@@ -53,14 +53,14 @@ class Written:
         return later if step else first
 
 
-def samples(handlers: Student | Written) -> list[Tensor]:
+def samples(handlers: GatedTrajectory | Written) -> list[Tensor]:
     return list(trajectory(MODEL, SOLVER, NOISE, LABELS, GUIDANCE, handlers))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 1.0])
-def test_trajectory_is_the_executors(share: float) -> None:
+def test_trajectory_equals_that_of_the_executor(share: float) -> None:
     mask, coefficients = choices(share)
-    made = samples(Student(mask, coefficients, 2 * IMAGES))[-1]
+    made = samples(GatedTrajectory(mask, coefficients, 2 * IMAGES))[-1]
     executor = ScheduleExecutor(table_of(mask, coefficients))
     run = sample_images(MODEL, SOLVER, NOISE, LABELS, GUIDANCE, executor)
     assert torch.allclose(made, run, atol=1e-6)
@@ -69,12 +69,12 @@ def test_trajectory_is_the_executors(share: float) -> None:
 @pytest.mark.parametrize("share", [0.3, 0.7])
 def test_gradients_are_those_of_the_recursion(share: float) -> None:
     mask, coefficients = choices(share)
-    student = Student(mask, coefficients, 2 * IMAGES)
-    gates = student.gates.detach().clone().requires_grad_()
-    by_image = student.coefficients.detach().clone().requires_grad_()
-    mine = torch.stack(samples(student)).square().sum()
+    gated = GatedTrajectory(mask, coefficients, 2 * IMAGES)
+    gates = gated.gates.detach().clone().requires_grad_()
+    by_image = gated.coefficients.detach().clone().requires_grad_()
+    mine = torch.stack(samples(gated)).square().sum()
     theirs = torch.stack(samples(Written(gates, by_image))).square().sum()
-    of_gates, of_coefficients = torch.autograd.grad(mine, [student.gates, student.coefficients])
+    of_gates, of_coefficients = torch.autograd.grad(mine, [gated.gates, gated.coefficients])
     expected_gates, expected_coefficients = torch.autograd.grad(theirs, [gates, by_image])
     assert torch.allclose(of_gates, expected_gates, rtol=1e-3, atol=1e-4)
     reused = ~mask
@@ -82,13 +82,13 @@ def test_gradients_are_those_of_the_recursion(share: float) -> None:
     assert not of_coefficients[mask].any()
 
 
-def test_changes_over_slopes_is_the_least_squares_fit() -> None:
+def test_products_over_squares_is_the_least_squares_fit() -> None:
     mask, coefficients = choices(1.0)
-    student = Student(mask, coefficients, 2 * IMAGES)
+    gated = GatedTrajectory(mask, coefficients, 2 * IMAGES)
     outputs: list[list[Tensor]] = [[] for _ in MODEL.units]
 
     def noting(step: int) -> UnitHandler:
-        inner = student(step)
+        inner = gated(step)
 
         def handle(unit: int, compute: Callable[[], Tensor]) -> Tensor:
             outputs[unit].append(inner(unit, compute).detach())
@@ -99,4 +99,4 @@ def test_changes_over_slopes_is_the_least_squares_fit() -> None:
     sample_images(MODEL, SOLVER, NOISE, LABELS, GUIDANCE, noting)
     before, last, fresh = (value.flatten() for value in outputs[1][1:4])
     fitted = torch.linalg.lstsq((last - before)[:, None], (fresh - last)[:, None]).solution.item()
-    assert (student.changes / student.slopes)[2, 1].item() == pytest.approx(fitted, rel=1e-4)
+    assert (gated.difference_products / gated.difference_squares)[2, 1].item() == pytest.approx(fitted, rel=1e-4)

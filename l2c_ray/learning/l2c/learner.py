@@ -1,25 +1,36 @@
-"""The paper's learner: pairs of neighbouring steps, picked at random, on noised data."""
+"""Learner of the paper's objective (L2C, arXiv 2406.01733, section 3.3)."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from l2c_ray.config.learn import LearnConfig
 from l2c_ray.data.images import TrainingImages
-from l2c_ray.learning.learner import Learner, Lesson
-from l2c_ray.learning.objective import pair_error
-from l2c_ray.learning.router import Router
+from l2c_ray.learning.draws import make_generator
+from l2c_ray.learning.l2c.pair_error import pair_error
+from l2c_ray.learning.l2c.router import Router
+from l2c_ray.learning.learner import Learner
 from l2c_ray.learning.state import module_names, unpack_module
+from l2c_ray.learning.updates import Update, UpdateRule
 from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.sampling.solver import Solver
 from l2c_ray.schedule import Table
 
 
-class PairLearner(Learner):
+@dataclass(frozen=True)
+class L2CUpdate(Update):
+    """Gradient of the loss at one pair of steps."""
+
+    gradient: Tensor
+    """By the logits [units] of the cache step."""
+
+
+class L2CLearner(UpdateRule[L2CUpdate], Learner):
     """Minimises the error at one cache step plus lambda times the sum of its scores (arXiv 2406.01733, section 3.3).
 
-    Every worker takes the same pairs of steps, but images and noise of its own.
+    In an iteration all workers have the same pair of neighbouring steps, but images and noise of their own.
     """
 
     router: Router
@@ -36,7 +47,7 @@ class PairLearner(Learner):
         self._optimizer = torch.optim.Adam(self.router.parameters(), lr=config.training.learning_rate)
 
     def start_from(self, tensors: Mapping[str, Tensor]) -> bool:
-        """Begins with its logits; False where they are of other cache steps."""
+        """Takes the logits; False if they are of other cache steps."""
         if self.router.state_dict().keys() != module_names(tensors):
             return False
         unpack_module(tensors, self.router)
@@ -60,31 +71,33 @@ class PairLearner(Learner):
     def score_table(self) -> Tensor:
         return self.router.score_table()
 
-    def _study(self) -> Lesson:
+    def compute_update(self) -> L2CUpdate:
         cache_step = self._pick_pair()
         images, noise, labels = self._draw_batch()
         scores = self.router.scores(cache_step)
         error = pair_error(self._model, self._solver, cache_step, scores, images, noise, labels)
         loss = error + (self._config.router.sparsity_weight or 0.0) * scores.sum()
-        return Lesson(error, loss, list(torch.autograd.grad(loss, [self.router.row(cache_step)])))
+        (gradient,) = torch.autograd.grad(loss, [self.router.row(cache_step)])
+        return L2CUpdate(error, loss, gradient)
 
-    def _learn(self, parts: list[Tensor]) -> None:
+    def apply_update(self, update: L2CUpdate) -> None:
         self._optimizer.zero_grad()
-        (self.router.row(self._pick_pair()).grad,) = parts
+        self.router.row(self._pick_pair()).grad = update.gradient
         self._optimizer.step()
 
     def _mean_score(self) -> float:
         return self.router.score_table()[list(self.router.cache_steps)].mean().item()
 
     def _pick_pair(self) -> int:
-        """Cache steps in a random order, each once before any comes again."""
-        pairs = self.router.cache_steps
-        lap, position = divmod(self.iteration, len(pairs))
-        order = torch.randperm(len(pairs), generator=self._generator("pairs", lap))
-        return pairs[int(order[position])]
+        """The iteration's cache step: all in a random order, each once before any is repeated."""
+        cache_steps = self.router.cache_steps
+        epoch, position = divmod(self.iteration, len(cache_steps))
+        order = torch.randperm(len(cache_steps), generator=make_generator(self._config.run.seed, "pairs", epoch))
+        return cache_steps[int(order[position])]
 
     def _draw_batch(self) -> tuple[Tensor, Tensor, Tensor]:
-        generator = self._generator("batch", self.iteration, self._rank)
+        """Images [batch, *image_shape], noise of that shape and labels [batch]."""
+        generator = make_generator(self._config.run.seed, "batch", self.iteration, self._rank)
         drawn = self._data.batch(self._config.training.batch_size, self.iteration, generator)
         noise = torch.randn(drawn.images.shape, generator=generator)
         return drawn.images.to(self._device), noise.to(self._device), drawn.labels.to(self._device)

@@ -1,3 +1,5 @@
+"""The learner of the paper's objective: its draws, its updates, and how it resumes."""
+
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +10,7 @@ from unit_factories import learn_config, tiny_dit
 
 from l2c_ray.data.images import LabelledImages
 from l2c_ray.data.seeding import draw_seed
-from l2c_ray.learning.pair_learner import PairLearner
+from l2c_ray.learning.l2c.learner import L2CLearner
 from l2c_ray.learning.progress import Progress
 from l2c_ray.sampling.solvers import make_solver
 
@@ -20,26 +22,26 @@ def data() -> LabelledImages:
     return LabelledImages(images, torch.arange(9) % 3)
 
 
-def learner(rank: int = 0, model: Any = None, **sections: dict[str, Any]) -> PairLearner:
+def learner(rank: int = 0, model: Any = None, **sections: dict[str, Any]) -> L2CLearner:
     model = model or tiny_dit()
     solver = make_solver("ddim", STEPS, model)
-    return PairLearner(learn_config(**sections), model, solver, data(), rank)
+    return L2CLearner(learn_config(**sections), model, solver, data(), rank)
 
 
 def alone(gradient: Tensor) -> Tensor:
     return gradient
 
 
-def logits(learned: PairLearner) -> Tensor:
+def logits(learned: L2CLearner) -> Tensor:
     return torch.stack([learned.router.row(step).detach().clone() for step in learned.router.cache_steps])
 
 
-def run(learned: PairLearner, iterations: int) -> list[Progress]:
+def run(learned: L2CLearner, iterations: int) -> list[Progress]:
     return [learned.step(alone) for _ in range(iterations)]
 
 
-def what_it_shares(learned: PairLearner) -> Tensor:
-    """Gradient, error and loss of the next iteration, which is then not made."""
+def message_of(learned: L2CLearner) -> Tensor:
+    """Gradient, error and loss that the next iteration would share, [units + 2]; the learner stays as it is."""
     shared: list[Tensor] = []
 
     def spy(message: Tensor) -> Tensor:
@@ -79,7 +81,7 @@ def test_every_pair_of_steps_is_met_once_before_any_comes_again() -> None:
         assert (logits(learned) != before).any(dim=1).all()
 
 
-def test_progress_tells_error_loss_and_mean_score() -> None:
+def test_progress_has_error_loss_and_mean_score() -> None:
     learned = learner(router={"lambda": 0.5})
     sum_of_scores = learned.router.scores(1).sum().item()
     first = learned.step(alone)
@@ -126,7 +128,7 @@ def test_longer_run_begins_as_a_shorter_one(seed: int) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 3, 4])
-def test_resumed_run_is_the_run_that_was_never_cut_off(cut: int) -> None:
+def test_resumed_run_equals_an_uninterrupted_one(cut: int) -> None:
     whole, first, second = learner(), learner(), learner()
     wanted = run(whole, 6)
     run(first, cut)
@@ -154,7 +156,7 @@ def test_run_is_done_after_its_last_iteration() -> None:
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_loss_that_is_not_finite_is_told_and_changes_nothing(value: float) -> None:
+def test_loss_that_is_not_finite_is_reported_and_changes_nothing(value: float) -> None:
     learned = learner()
     run(learned, 2)
     before = learned.state()
@@ -171,7 +173,7 @@ def test_loss_that_is_not_finite_is_told_and_changes_nothing(value: float) -> No
 def test_data_that_is_not_finite_changes_nothing() -> None:
     model = tiny_dit()
     broken = LabelledImages(data().images * torch.nan, data().labels)
-    learned = PairLearner(learn_config(), model, make_solver("ddim", STEPS, model), broken)
+    learned = L2CLearner(learn_config(), model, make_solver("ddim", STEPS, model), broken)
     before = logits(learned)
     assert not torch.tensor(learned.step(alone).loss).isfinite()
     assert torch.equal(logits(learned), before)
@@ -179,25 +181,25 @@ def test_data_that_is_not_finite_changes_nothing() -> None:
 
 def test_workers_draw_images_and_noise_of_their_own_for_the_same_pair() -> None:
     first, second = (learner(rank, cluster={"workers": 2}) for rank in (0, 1))
-    assert not torch.equal(what_it_shares(first), what_it_shares(second))
+    assert not torch.equal(message_of(first), message_of(second))
     for learned in (first, second):
         learned.step(alone)
     moved = [(logits(learned) != logits(learner())).any(dim=1) for learned in (first, second)]
     assert torch.equal(moved[0], moved[1])
 
 
-def test_workers_that_average_stay_equal_and_follow_the_mean_gradient() -> None:
+def test_workers_stay_equal_and_follow_the_mean_gradient() -> None:
     workers = [learner(rank, cluster={"workers": 2}) for rank in (0, 1)]
     start = logits(workers[0])
-    told: list[list[Progress]] = []
+    progress: list[list[Progress]] = []
     means: list[Tensor] = []
     for _ in range(4):
-        mean = torch.stack([what_it_shares(worker) for worker in workers]).mean(dim=0)
+        mean = torch.stack([message_of(worker) for worker in workers]).mean(dim=0)
         means.append(mean)
-        told.append([worker.step(constant(mean)) for worker in workers])
+        progress.append([worker.step(constant(mean)) for worker in workers])
     assert torch.equal(logits(workers[0]), logits(workers[1]))
-    assert all(first == second for first, second in told)
-    assert told[0][0].error == pytest.approx(means[0][-2].item())
+    assert all(first == second for first, second in progress)
+    assert progress[0][0].error == pytest.approx(means[0][-2].item())
     # Adam's first move of a row is the learning rate against the sign of its gradient.
     row = (logits(workers[0]) != start).any(dim=1)
     assert row.all()
@@ -232,7 +234,7 @@ def test_every_threshold_gives_a_schedule_of_the_same_router() -> None:
         assert table == learned.router.threshold(theta)
 
 
-def test_warm_start_begins_with_the_logits_of_another_and_is_done_with_nothing_yet() -> None:
+def test_warm_start_takes_the_logits_and_begins_at_iteration_0() -> None:
     taught, warm = learner(), learner(router={"lambda": 1e-2})
     run(taught, 4)
     assert warm.start_from(taught.state())
@@ -246,7 +248,7 @@ def test_router_of_other_cache_steps_is_no_warm_start() -> None:
     model = tiny_dit()
     solver = make_solver("dpm-solver-2", STEPS, model)
     first, second = (
-        PairLearner(learn_config(router={"lambda": 1e-2, "shifted": shifted}), model, solver, data())
+        L2CLearner(learn_config(router={"lambda": 1e-2, "shifted": shifted}), model, solver, data())
         for shifted in (True, False)
     )
     before = logits(second)

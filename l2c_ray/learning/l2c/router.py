@@ -1,4 +1,4 @@
-"""The router: one logit for every unit at every step that may reuse (L2C, arXiv 2406.01733, section 3.3)."""
+"""The paper's router: one logit for every unit at every cache step (L2C, arXiv 2406.01733, section 3.3)."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
@@ -10,11 +10,10 @@ from l2c_ray.schedule import Table
 
 
 class Router(nn.Module):
-    """Input-invariant and timestep-variant: its scores depend on the step alone.
+    """Scores that depend on the step, and not on the input.
 
-    As in the paper, every other step may reuse; the others compute all units and refresh the cache of the step after
-    them. Each row of logits is a parameter of its own, so that an optimizer with momentum leaves
-    the rows alone that an iteration did not touch.
+    As in the paper, every other step is a cache step; the others compute all units and refresh the cache. Each row of
+    logits is a parameter of its own, so that an optimizer with momentum leaves the rows of other steps alone.
     """
 
     def __init__(self, steps: int, units: int, cache_steps: Sequence[int], initial_logit: float) -> None:
@@ -32,22 +31,22 @@ class Router(nn.Module):
         return row
 
     def scores(self, step: int) -> Tensor:
-        """Beta = sigmoid(logit) in (0, 1), [units]: how much of each unit is computed at a cache step."""
+        """The scores beta = sigmoid(logit) in (0, 1), [units], of a cache step: how much of each unit is computed."""
         return torch.sigmoid(self.row(step))
 
     @torch.no_grad()
     def score_table(self) -> Tensor:
-        """Scores of all steps [steps, units]; 1 where a step always computes."""
+        """Scores of all steps, [steps, units]; 1 where a step always computes."""
         table = torch.ones(self.steps, self.units)
         for step in self.cache_steps:
             table[step] = self.scores(step)
         return table
 
     def threshold(self, *thetas: float) -> Table:
-        """The static graph: compute where the score is above theta, and at every step that may not reuse.
+        """The static graph that computes where the score is above theta, and at every step that is no cache step.
 
         Args:
-            thetas: one for each phase of the trajectory; the phases have the same length.
+            thetas: in [0, 1], one for each of as many phases of the trajectory, which have the same length.
         """
         scores = self.score_table()
         mask = tuple(
@@ -60,11 +59,11 @@ class Router(nn.Module):
         return Table.of(mask, self.cache_steps)
 
     def within(self, budget: float, share_of: Callable[[Table], float]) -> tuple[float, Table] | None:
-        """The threshold that computes the most of what is within the budget, and its graph; None where none is.
+        """The threshold that computes the most within the budget, and its graph; None if no threshold keeps within it.
 
         Args:
-            budget: share of the full run's compute.
-            share_of: what a graph takes of it; less, the less is computed.
+            budget: share of the baseline's compute, in (0, 1].
+            share_of: the compute share of a graph, which falls with what it computes.
         """
         thetas = sorted({0.0, *(score for step in self.cache_steps for score in self.scores(step).tolist())})
         first = bisect_left(thetas, True, key=lambda theta: share_of(self.threshold(theta)) <= budget)
