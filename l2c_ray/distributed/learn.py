@@ -117,7 +117,7 @@ def learn(
             on_start(Started(name, run.id, config.training.iterations, done))
             untold = _train(learner, config, name, storage, mailbox, run, on_progress)
             stopping.check()
-            schedules = _make_schedules(objective, pipeline, learner, objective.settings() | data.settings())
+            schedules = _make_schedules(objective, pipeline, learner, {**objective.settings(), **data.settings()})
             names = [f"{LEARNED} {own}".rstrip() for own in objective.schedule_names("=")]
             measurements, samples = measure_all(config, pipeline, dict(zip(names, schedules, strict=True)), on_images)
             stopping.check()

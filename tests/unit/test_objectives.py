@@ -52,7 +52,7 @@ def test_thresholded_router_derives_schedules_and_a_mask_none() -> None:
         return sum(map(sum, table.compute)) / (6 * len(model.units))
 
     l2c, budget = (
-        objective(router).make_learner(model, solver, data) for router in ({"lambda": 1e-3}, {"budget": 0.5})
+        objective(router).make_learner(model, solver, data) for router in ({"lambda": 1e-3}, {"budget": 0.8})
     )
     derived = l2c.derived_tables([(0.3,), (0.3, 0.95)], [0.5, 0.1], share_of)
     # All scores are 0.88 at first; half is computed at every other step alone, and a tenth by no threshold.
