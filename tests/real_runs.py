@@ -8,7 +8,7 @@ from real_object_store import BUCKET, ObjectServer
 from l2c_ray.storage.objects import ObjectStore
 
 RUNS = f"s3://{BUCKET}/runs"
-"""Where runs are kept whose cluster was started without the keys: nobody but their driver has them."""
+"""Storage of runs on a cluster without its keys, which only the driver has."""
 
 
 UNDISTURBED = (*SMALL, "cluster.workers=2", "training.iterations=60", "run.seed=3", "run.name='undisturbed'")
@@ -30,5 +30,5 @@ def checkpoints(store: ObjectStore, run: str) -> list[str]:
 
 
 def iterations(log: str) -> list[int]:
-    """Those that the log tells of."""
+    """Iterations in a log."""
     return [int(number) for number in re.findall(r"^learning (\d+)/", log, re.MULTILINE)]

@@ -1,7 +1,7 @@
-"""Executors that decide while they sample what to reuse, to compare schedules with.
+"""Dynamic rules, rivals of schedules: executors that decide while they sample which units to reuse.
 
-Their decisions depend on the input, and are made for the request's batch as a whole: they make no schedule, and
-what they cost is known only afterwards.
+Their decisions depend on the input and are made for a request's whole batch, so that no schedule comes of them and
+their cost is known only afterwards.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Threshold(Section):
     """Settings of a dynamic rule."""
 
     threshold: Annotated[float, Field(ge=0)]
-    """Of the relative L1 change, from which on everything is computed; at 0 nothing is ever reused."""
+    """Relative L1 change from which on everything is computed; at 0 nothing is ever reused."""
 
 
 class DynamicExecutor(ABC):
@@ -125,11 +125,11 @@ def relative_change(values: Sequence[Tensor], reference: Sequence[Tensor]) -> Te
 
 @dataclass(frozen=True)
 class DynamicRule:
-    """A way to make executors."""
+    """A dynamic rule by its name in `DYNAMIC_RULES`."""
 
     settings: type[Threshold]
     executor: Callable[[Sequence[Unit], Threshold], DynamicExecutor]
-    """From the model's units and settings, for one request."""
+    """Makes the executor of one request from the model's units and the settings."""
     sweep: tuple[Threshold, ...]
     """Settings that trace the rule's curve over compute shares, from much compute to little."""
 

@@ -1,4 +1,4 @@
-"""Runs a schedule: computes what its table says, and takes the rest from the values that were computed last."""
+"""Running a schedule: units are computed where its table says so, and else made of the values computed last."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -36,7 +36,7 @@ class ScheduleExecutor:
 
 
 def weighted_sum(values: list[Tensor], weights: tuple[float, ...]) -> Tensor:
-    """Of the first values; the first one itself where it is all that counts."""
+    """Sum of the first `len(weights)` values by their weights; the first value itself for the single weight 1."""
     if weights == (1.0,):
         return values[0]
     total = values[0] * weights[0]

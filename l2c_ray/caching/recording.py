@@ -1,4 +1,4 @@
-"""Running a schedule while noting which units are really computed, to hold against what its table says."""
+"""Running a schedule while recording which units are really computed, to compare with its table."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -11,10 +11,10 @@ from l2c_ray.schedule import Table
 
 
 class RecordedExecutor(Protocol):
-    """Runs the units of one request, and tells afterwards which of them it computed."""
+    """An executor of one request that records which units it computed."""
 
     computed: list[list[int]]
-    """[steps so far][units]: how often each unit was computed."""
+    """[steps so far][units]: number of times that each unit was computed."""
 
     def __call__(self, step: int) -> Branch:
         """The branch that runs the units of `step`; steps must be asked for in order."""

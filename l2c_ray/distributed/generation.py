@@ -1,4 +1,4 @@
-"""Generating images on the cluster: a worker makes shard after shard, and one that is lost is replaced."""
+"""Generating images on the cluster: workers make shard after shard, and lost workers are replaced."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,26 +20,25 @@ from l2c_ray.storage import objects
 
 @dataclass(frozen=True)
 class Generated:
-    """What is there when a generation has finished."""
+    """Result of a finished generation."""
 
     address: str
     images: int
     shards: int
     made_now: int
-    """Shards; the others were there before."""
+    """Shards made in this session; the others were there before."""
 
 
 def generate(config: GenerationConfig, on_shard: Callable[[int, int], None]) -> Generated:
     """Makes all shards that `images.storage` lacks.
 
-    Everything that the config names is loaded and checked here before a worker is asked for.
+    Everything that the config names is loaded and checked here before a worker starts.
 
     Args:
-        on_shard: called with the number of shards that are there and that there will be, before the first is made and
-            after each.
+        on_shard: called with the number of finished shards and of all shards, at the start and after each.
 
     Raises:
-        InvalidInputError: of the kind that the config, weights, storage or cluster call for.
+        InvalidInputError: the config, weights, storage or cluster is at fault.
         UnreachableError: the storage or the cluster does not answer.
         SamplingError: a worker was lost more often than `cluster.max_failures`, or images are not finite. The shards
             that were finished stay.
@@ -90,7 +89,7 @@ def _typed_errors() -> Iterator[None]:
 
 
 class _Worker:
-    """Keeps the model from shard to shard."""
+    """The actor of a worker, which keeps the model from shard to shard."""
 
     def __init__(self, config: GenerationConfig, environment: dict[str, str]) -> None:
         self._store = objects.open_store(config.images.storage, environment)

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 from l2c_ray.caching.pictures import Pictures, are_pixels
 from l2c_ray.caching.pipeline import Pipeline, to_pixels
 from l2c_ray.errors import ScheduleError
-from l2c_ray.models import zoo
-from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Schedule
 from l2c_ray.storage.files import read_text
 
@@ -36,15 +34,14 @@ class ScheduledModel:
             CheckpointError: a folder does not hold the weights that it should.
         """
         self.schedule = schedule
-        model = zoo.load(schedule.model.name, checkpoint)
+        self._pipeline = Pipeline.for_schedule(schedule, checkpoint)
+        model = self._pipeline.model
         if schedule.model.weights_sha256 not in (model.weights_sha256, None):
             raise ScheduleError(
                 "model.weights_sha256",
                 f"the schedule was learned with other weights than those in {checkpoint or 'the package'}",
                 'give their folder: mlflow.pyfunc.load_model(URI, model_config={"checkpoint": FOLDER})',
             )
-        solver = make_solver(schedule.sampler.name, schedule.sampler.steps, model)
-        self._pipeline = Pipeline(model, solver, schedule.sampler.guidance)
         self._pictures = Pictures(model, vae, "model_config.vae")
 
     def predict(self, model_input: pd.DataFrame) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Where studies are kept, so that they outlive every driver: a journal file, sqlite, or PostgreSQL for many drivers."""
+"""Storage of studies, which outlive every driver: a journal file, sqlite, or PostgreSQL for many drivers."""
 
 import fcntl
 import hashlib
@@ -29,17 +29,17 @@ _DRIVERS = {
     "postgresql": "postgresql+psycopg",
     "postgresql+psycopg": "postgresql+psycopg",
 }
-"""Of addresses that are taken: what connects to them."""
+"""SQLAlchemy drivers by the kinds of addresses that are accepted."""
 
 Lock = Callable[[], AbstractContextManager[None]]
-"""Only one driver of a study at a time is inside; it lets go when its process or its connection dies."""
+"""Admits one driver of a study at a time, and is released when its process or its connection dies."""
 
 T = TypeVar("T")
 
 PATIENCE_SECONDS = 60.0
-"""How long a database may be away in the middle of a study, and how long others may hold a lock."""
+"""Time that a database may be away in the middle of a study, and that others may hold a lock."""
 _OPENING_SECONDS = 3.0
-"""How long it may be away at the beginning."""
+"""Time that a database may be away at the start."""
 # A database in SQL_ASCII, as initdb makes it without a locale, would hand out bytes in place of text.
 _CONNECTION = {"connect_timeout": 5, "client_encoding": "utf8"}
 _RETRY_SECONDS = 0.5
@@ -50,12 +50,12 @@ class StudyStorage:
     """The storage that `$L2C_STUDY_STORAGE` names, or else a journal file under the home folder, and locks in it."""
 
     def __init__(self, study_name: str) -> None:
-        """Opens it, and makes what is missing.
+        """Opens the storage, and makes missing folders, files and tables.
 
         Raises:
-            ConfigError: the address is none, or one of another kind of database.
-            StorageError: the folder of a file cannot be written, a journal is damaged, or the database is none that can
-                keep studies.
+            ConfigError: the address is no database's, or that of another kind of database.
+            StorageError: the folder of a file cannot be written, a journal is damaged, or the database cannot keep
+                studies.
             UnreachableError: the database does not answer.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -66,9 +66,9 @@ class StudyStorage:
         self.optuna: BaseStorage = patiently(self._open, _OPENING_SECONDS)
 
     def lock(self, purpose: str = "trials", patience: float = PATIENCE_SECONDS) -> Lock:
-        """A lock of this study's own for each purpose; it is waited for so many seconds.
+        """The study's lock for a purpose, which waits `patience` seconds for others to release it.
 
-        It raises UnreachableError, or an error of the database's that `patiently` knows, where others hold it longer.
+        Then it raises UnreachableError, or an error of the database's that `patiently` knows.
         """
         name = f"{self._name}.{purpose}"
         if self._engine is not None:
@@ -87,11 +87,11 @@ class StudyStorage:
         except L2CError:
             raise
         except Exception as error:
-            # What Optuna makes of lines that are JSON, but of no study, may be any error.
+            # Optuna may raise any error on lines that are JSON, but of no study.
             raise damaged(path, error) from error
 
     def _open_database(self, url: URL) -> BaseStorage:
-        # Two drivers that make the tables at the same time would get into each other's way.
+        # Two drivers that make the tables at the same time would fail.
         with self.lock("tables")():
             address = url.render_as_string(hide_password=False)
             options: dict[str, Any] = {"pool_pre_ping": True}
@@ -103,7 +103,7 @@ class StudyStorage:
             except (OperationalError, InterfaceError, StorageInternalError, L2CError):
                 raise
             except Exception as error:
-                # Of SQLAlchemy, Alembic or Optuna.
+                # SQLAlchemy, Alembic and Optuna raise errors of their own.
                 raise _no_place_for_studies(reason(error)) from error
 
     @staticmethod
@@ -114,9 +114,9 @@ class StudyStorage:
 
 
 def _require_studies_or_nothing(engine: Engine) -> None:
-    """Raises StorageError: the database has another program's tables, which numbers their versions in the same place.
+    """Raises StorageError if the database has another program's tables.
 
-    Optuna would add its own, and find the other's number.
+    Optuna would add its own, and read that program's schema version as its own.
     """
     tables = inspect(engine).get_table_names()
     engine.dispose()
@@ -129,10 +129,10 @@ def _no_place_for_studies(problem: str) -> StorageError:
 
 
 def patiently(operation: Callable[[], T], seconds: float = PATIENCE_SECONDS) -> T:
-    """What the operation gives, tried again while the database is away; it must be one that may be repeated.
+    """Result of the operation, which is repeated while the database is away, so it must be idempotent.
 
     Raises:
-        UnreachableError: it was away for so many seconds.
+        UnreachableError: the database was away for `seconds`.
         SearchError: the study was deleted or changed by another program.
     """
     deadline = math.inf
@@ -140,7 +140,7 @@ def patiently(operation: Callable[[], T], seconds: float = PATIENCE_SECONDS) -> 
         try:
             return operation()
         except (SQLAlchemyError, StorageInternalError) as error:
-            # Counted from when it was away for the first time: what is done may take long by itself.
+            # Counted from the first failure, since the operation may take long by itself.
             deadline = min(deadline, time.monotonic() + seconds)
             if time.monotonic() >= deadline:
                 cause = error.__cause__ if isinstance(error.__cause__, SQLAlchemyError) else error
@@ -167,7 +167,7 @@ def _address() -> URL | None:
     except (ArgumentError, ValueError) as error:
         raise ConfigError(STORAGE_VARIABLE, "is no address of a database", remedy) from error
     if url.drivername not in _DRIVERS:
-        # Not the rest of it, where there may be a password in any place.
+        # The rest of the address may have a password in any place.
         raise ConfigError(STORAGE_VARIABLE, f"studies cannot be kept by {url.drivername}", remedy)
     if not url.database or url.database == ":memory:":
         raise ConfigError(STORAGE_VARIABLE, "names no database that lasts", remedy)
@@ -175,7 +175,7 @@ def _address() -> URL | None:
 
 
 def _folder_of(url: URL | None) -> Path:
-    """Of the file, and of its locks."""
+    """Folder of the file and of its locks."""
     if url is not None and url.get_backend_name() == "sqlite":
         return from_root(Path(str(url.database))).parent
     return home() / "studies"
@@ -206,5 +206,5 @@ def _held_in_database(engine: Engine, name: str, patience: float) -> Iterator[No
         try:
             yield
         finally:
-            # Fails if the connection was lost and the lock with it: then what was done inside is not to be relied on.
+            # Fails if the connection was lost and the lock with it: then the work inside may not be relied on.
             connection.execute(text("select pg_advisory_unlock(:number)"), {"number": number})

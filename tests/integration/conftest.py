@@ -8,7 +8,7 @@ from real_runs import UNDISTURBED
 
 @pytest.fixture(scope="session")
 def undisturbed_log(cluster: Cluster) -> str:
-    """Of a job with two workers that ran to its end."""
+    """The log of a job with two workers that ran to its end."""
     job = cluster.submit("python", "jobs/learn.py", "--config", "jobs/configs/digits.toml", *set_options(*UNDISTURBED))
     status, log = cluster.wait_for_job(job)
     assert status == JobStatus.SUCCEEDED, log

@@ -62,7 +62,7 @@ def read_names(store: ObjectStore) -> list[list[str]]:
     return [pq.read_table(io.BytesIO(content))["name"].to_pylist() for content in contents]
 
 
-def test_latents_in_an_object_store_are_those_of_its_images_and_are_learned_from(
+def test_latents_in_an_object_store_are_of_its_images_and_learned_from(
     cluster: Cluster, config: Path, object_server: ObjectServer
 ) -> None:
     upload(cluster.home / "images", object_server)
@@ -88,7 +88,7 @@ def test_latents_in_an_object_store_are_those_of_its_images_and_are_learned_from
 
 
 def expected_rows(home: Path) -> Iterator[list[Row]]:
-    """Of every shard, read in this process from the folder that was uploaded."""
+    """Content of every shard, read in this process from the folder that was uploaded."""
     config = EncodingConfig.read(home / "encode.toml", [f"source.images='{home}/images'"])
     source = open_source(config)
     for part in source.parts():

@@ -1,4 +1,4 @@
-"""What `ray job submit` does: succeed, fail with a clear last line, stop with a checkpoint, go on."""
+"""Learning by `ray job submit`: it succeeds, fails with a clear last line, stops with a checkpoint, resumes."""
 
 import signal
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_bad_config_fails_the_job_with_one_line(cluster: Cluster) -> None:
     assert last.startswith("error: router.lambda in --set: ")
 
 
-def test_stopped_job_leaves_a_checkpoint_and_the_bare_entrypoint_goes_on_with_it(cluster: Cluster) -> None:
+def test_stopped_job_resumes_from_its_checkpoint_by_bare_entrypoint(cluster: Cluster) -> None:
     # So many that a fast machine does not come to their end before the stop.
     options = _small("job-stopped", "training.iterations=4000", "training.checkpoint_every=4000")
     job = cluster.submit("python", "jobs/learn.py", "--config", "jobs/configs/digits.toml", *options)
@@ -72,7 +72,7 @@ def test_job_stopped_as_soon_as_its_run_is_there_is_marked_as_killed(cluster: Cl
 
 
 @pytest.mark.usefixtures("undisturbed_log")
-def test_same_config_and_seed_give_the_same_schedule_though_a_worker_is_killed(cluster: Cluster) -> None:
+def test_killed_worker_does_not_change_the_schedule_of_a_seed(cluster: Cluster) -> None:
     def kill_one() -> None:
         wait_until(lambda: cluster.checkpoints("disturbed"))
         workers = cluster.train_workers()

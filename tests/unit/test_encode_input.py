@@ -1,4 +1,4 @@
-"""What `l2c encode` refuses before it looks for a cluster."""
+"""Input that `l2c encode` refuses before it connects to a cluster."""
 
 import json
 from pathlib import Path

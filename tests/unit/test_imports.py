@@ -1,4 +1,4 @@
-"""What the import of each entry point may load of the libraries that take long to load; all else waits for its use."""
+"""Heavy libraries that each entry point may import; all others are imported where they are used."""
 
 import subprocess
 import sys
@@ -50,21 +50,16 @@ LIGHT = [
     "l2c_ray.storage.folder",
     "l2c_ray.storage.objects",
 ]
-"""Those of every command before its work begins: what a command is given is read and checked by them alone."""
+"""Modules of every command before its work begins, which read and check its input."""
 LIGHT.remove("l2c_ray.registry.pyfunc")
 """MLflow loads it to make images."""
 
 A_LEARNER = """
 from l2c_ray.config.learn import LearnConfig
-from l2c_ray.data.training import open_training_images
-from l2c_ray.learning.objectives import make_objective
-from l2c_ray.models import zoo
-from l2c_ray.sampling.solvers import make_solver
+from l2c_ray.distributed.run import Run
 
 tables = {"model": {"name": "digits-dit"}, "router": {"budget": 0.5}, "training": {"iterations": 9}}
-config = LearnConfig.parse(tables, source="test")
-model = zoo.load(config.model.name)
-make_objective(config).make_learner(model, make_solver("ddim", 20, model), open_training_images(config))
+Run.prepare(LearnConfig.parse(tables, source="test"))
 """
 
 RAY = {"ray", "requests"}
@@ -74,7 +69,7 @@ RAY_SERVE = RAY | {"fastapi", "pandas", "pyarrow"}
 ENTRY_POINTS = {
     "worker": ("import l2c_ray.distributed.worker" + A_LEARNER, RAY_TRAIN | {"diffusers", "numpy", "PIL", "torch"}),
     "sampler": ("import l2c_ray.distributed.sampling", RAY | {"numpy", "torch"}),
-    "mailbox": ("import l2c_ray.distributed.mailbox", RAY),
+    "run monitor": ("import l2c_ray.distributed.run_monitor", RAY),
     "trial": ("import l2c_ray.distributed.trials", RAY_TRAIN | {"numpy", "torch"}),
     "learning driver": ("import l2c_ray.distributed.learn", RAY_TRAIN | {"numpy", "torch"}),
     "serving application": ("import l2c_ray.serving.app", RAY_SERVE | {"numpy", "torch"}),

@@ -1,4 +1,4 @@
-"""What `l2c learn` refuses before it looks for a cluster, and that it looks for one before it starts a run."""
+"""Input that `l2c learn` refuses before it connects to a cluster, which it does before it starts a run."""
 
 from pathlib import Path
 

@@ -33,7 +33,7 @@ def scheduled(pipeline: Pipeline, table: Table) -> Schedule:
 
 @contextmanager
 def recorded_computations(model: CacheableTransformer) -> Iterator[list[list[int]]]:
-    """Of each evaluation, the units whose layers really ran, seen by hooks on diffusers' own layers."""
+    """The units whose layers really ran in each evaluation, seen by hooks on diffusers' own layers."""
     evaluations: list[list[int]] = []
     blocks = model.transformer.transformer_blocks
     layers = [layer for block in blocks for layer in (block.attn1, block.ff)]
@@ -51,6 +51,11 @@ def recorded_computations(model: CacheableTransformer) -> Iterator[list[list[int
 
 
 COMPUTE, LAST = None, (1.0,)
+
+
+def test_plan_is_made_once_for_a_table() -> None:
+    assert plan(random_table(5, 3, 0)) is plan(random_table(5, 3, 0))
+    assert plan(random_table(5, 3, 0)) is not plan(random_table(5, 3, 1))
 
 
 @pytest.mark.parametrize(
@@ -128,7 +133,7 @@ def test_exactly_the_units_of_the_mask_are_computed(digits_pipeline: Pipeline, s
     assert evaluations == [[unit for unit, bit in enumerate(row) if bit] for row in table.compute]
 
 
-def test_fixed_interval_computes_everything_at_every_second_step_and_nothing_between(
+def test_fixed_interval_of_2_computes_every_second_step(
     digits_pipeline: Pipeline,
 ) -> None:
     schedule = scheduled(digits_pipeline, fixed_interval(4, 24, 2))

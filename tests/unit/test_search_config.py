@@ -1,4 +1,4 @@
-"""What a search config takes, what it refuses, and the space it makes."""
+"""Search configs: values that are accepted and refused, and the space that they make."""
 
 import math
 from pathlib import Path

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from real_cluster import wait_until
 from real_database import running_database
-from search_factories import Driver, finished, point, search_config
+from search_factories import Driver, finished, measurement, search_config
 
 from l2c_ray.errors import LearningStoppedError
 from l2c_ray.learning.progress import Progress
 from l2c_ray.search.driver import drive
-from l2c_ray.search.results import Order, Result
+from l2c_ray.search.results import Result, TrialSpec
 from l2c_ray.search.storage import STORAGE_VARIABLE
 
 TRIALS = 15
@@ -28,16 +28,16 @@ TRIALS = 15
 class Here:
     """Runs trials one after the other in this process."""
 
-    def __init__(self, run: Callable[[Order], Result], errors: Sequence[float] = ()) -> None:
+    def __init__(self, run: Callable[[TrialSpec], Result], errors: Sequence[float] = ()) -> None:
         self._run = run
         self._errors = errors
-        self._waiting: list[Order] = []
-        self._news: dict[int, list[Progress]] = {}
+        self._waiting: list[TrialSpec] = []
+        self._progress: dict[int, list[Progress]] = {}
         self.stopped: list[int] = []
 
-    def submit(self, order: Order) -> None:
-        self._waiting.append(order)
-        self._news[order.number] = [
+    def submit(self, spec: TrialSpec) -> None:
+        self._waiting.append(spec)
+        self._progress[spec.number] = [
             Progress(iteration, error, error, 1.0) for iteration, error in enumerate(self._errors, start=1)
         ]
 
@@ -45,25 +45,25 @@ class Here:
         if not self._waiting:
             time.sleep(0.05)
             return {}
-        if self._news:
+        if self._progress:
             return {}
-        order = self._waiting.pop(0)
-        return {order.number: Result("pruned") if order.number in self.stopped else self._run(order)}
+        spec = self._waiting.pop(0)
+        return {spec.number: Result("pruned") if spec.number in self.stopped else self._run(spec)}
 
-    def news(self) -> Mapping[int, Sequence[Progress]]:
-        news, self._news = self._news, {}
-        return news
+    def progress(self) -> Mapping[int, Sequence[Progress]]:
+        progress, self._progress = self._progress, {}
+        return progress
 
     def stop(self, number: int) -> None:
         self.stopped.append(number)
 
 
-def takes_a_moment(order: Order) -> Result:
+def takes_a_moment(spec: TrialSpec) -> Result:
     time.sleep(0.02)
-    return finished(point(mse=float(order.params["router.lambda"])), point(mse=1.0, theta=0.7))
+    return finished(measurement(mse=float(spec.params["router.lambda"])), measurement(mse=1.0, theta=0.7))
 
 
-def work(run: Callable[[Order], Result] = takes_a_moment, check: Callable[[], None] = lambda: None) -> Driver:
+def work(run: Callable[[TrialSpec], Result] = takes_a_moment, check: Callable[[], None] = lambda: None) -> Driver:
     config = search_config(study={"trials": TRIALS, "lease_seconds": 1.0, "parallel": 3, "max_retries": 1})
     driver = Driver(config, f"driver-{os.getpid()}-{time.monotonic_ns()}", time.time)
     drive(driver.ledger, Here(run), 3, 1, None, False, lambda result: None, check)
@@ -77,11 +77,11 @@ def work_elsewhere(environment: Mapping[str, str], begun: Path, endless: bool) -
     """
     os.environ.update(environment)
 
-    def tells_that_it_began(order: Order) -> Result:
+    def tells_that_it_began(spec: TrialSpec) -> Result:
         begun.touch()
         if endless:
             signal.pause()
-        return takes_a_moment(order)
+        return takes_a_moment(spec)
 
     work(tells_that_it_began)
 
@@ -125,16 +125,16 @@ def test_drivers_killed_at_random_moments_lose_and_double_nothing(tmp_path: Path
 
 
 def test_lost_trial_is_run_again_in_the_same_search() -> None:
-    tries: list[Order] = []
+    tries: list[TrialSpec] = []
 
-    def dies_at_first(order: Order) -> Result:
-        tries.append(order)
-        return Result("lost", reason="its worker died") if order.number == order.origin else finished()
+    def dies_at_first(spec: TrialSpec) -> Result:
+        tries.append(spec)
+        return Result("lost", reason="its worker died") if spec.number == spec.origin else finished()
 
     trials = work(dies_at_first).study.get_trials()
     assert [trial.state.name for trial in trials].count("COMPLETE") == TRIALS
     assert len(tries) == 2 * TRIALS
-    assert {order.origin for order in tries} == {order.number for order in tries if order.number == order.origin}
+    assert {spec.origin for spec in tries} == {spec.number for spec in tries if spec.number == spec.origin}
 
 
 def test_search_that_is_stopped_gives_its_trials_back() -> None:
@@ -159,11 +159,11 @@ def test_database_that_is_restarted_costs_no_trial(monkeypatch: pytest.MonkeyPat
     with running_database() as server, ThreadPoolExecutor(1) as pool:
         monkeypatch.setenv(STORAGE_VARIABLE, server.make("studies"))
 
-        def during_a_restart(order: Order) -> Result:
+        def during_a_restart(spec: TrialSpec) -> Result:
             if not restarts:
                 server.stop()
                 restarts.append(pool.submit(server.start))
-            return takes_a_moment(order)
+            return takes_a_moment(spec)
 
         trials = work(during_a_restart).study.get_trials()
     assert restarts[0].result() is None

@@ -11,17 +11,15 @@ from mlflow import MlflowClient
 from pydantic import ValidationError
 from registry_factories import retrained_digits
 from tiny_models import save_tiny_autoencoder
-from unit_factories import GUIDANCE, measured_schedule
+from unit_factories import measured_schedule
 
 from l2c_ray.caching.pipeline import Pipeline, encode_png
 from l2c_ray.config.serving import FULL, ServingConfig
 from l2c_ray.errors import ConfigError, InvalidInputError, RegistryError, ScheduleError, UnreachableError
-from l2c_ray.models import zoo
 from l2c_ray.models.vae import LatentDecoder
 from l2c_ray.policies.fixed_interval import fixed_interval
 from l2c_ray.registry.tracking import TrackedRun
 from l2c_ray.registry.versions import RegisteredVersion
-from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Guidance, Schedule
 from l2c_ray.serving.engine import Engine, UnfitRequestError, UnknownModelError
 from l2c_ray.serving.schema import GenerationRequest, GenerationResponse
@@ -220,13 +218,12 @@ def test_weights_in_a_folder_are_served_by_the_schedules_learned_for_them(
     folder = retrained_digits(tmp_path / "retrained")
     with pytest.raises(RegistryError, match="digits-dit-.*-ddim-4@champion"):
         engine(checkpoint=str(folder))
-    model = zoo.load("digits-dit", folder)
-    pipeline = Pipeline(model, make_solver("ddim", 4, model), GUIDANCE)
+    pipeline = Pipeline.load("digits-dit", folder, steps=4)
     schedule = measured_schedule(pipeline, LESS)
     registered = add(schedule)
     response = ask(engine(checkpoint=str(folder)))
     assert response.schedule is not None
-    assert response.schedule.name == registered.name == f"digits-dit-{model.weights_sha256[:8]}-ddim-4"
+    assert response.schedule.name == registered.name == f"digits-dit-{pipeline.model.weights_sha256[:8]}-ddim-4"
     assert pngs(response) == [encode_png(pipeline.generate([3], [0], schedule)[0])]
 
 

@@ -1,4 +1,4 @@
-"""What Ray Train does with the file system that a store is handed to it as."""
+"""The operations of Ray Train on a store as a file system."""
 
 import pickle
 from pathlib import Path
