@@ -209,7 +209,7 @@ def _judge(
             _resampling(config),
         )
         # A damaged incumbent is no reason to keep it.
-        if incumbent in schedules and incumbent not in measurable:
+        if incumbent is not None and incumbent in schedules and incumbent not in measurable:
             checks[-1] = Check("gain", False, f"{_version(incumbent)}, which has the alias, does not compare")
         verdicts.append(Verdict(proposal, [*identity.checks, *checks]))
     return verdicts

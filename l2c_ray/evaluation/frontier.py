@@ -9,7 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -199,24 +199,48 @@ def measure(
         on_images: called at the start, and whenever some were made.
         first_seed: seed of the first image; the following images have the seeds after it.
     """
-    meter = Meter(candidates, images, on_images)
     judge = None if real is None else classifier.load()
     tallies = candidates.with_results(_Tally(candidate, ErrorTally(judge)) for candidate in candidates)
-    for start in range(0, images, chunk):
-        numbers = range(start, min(start + chunk, images))
-        labels = [number % num_classes for number in numbers]
-        seeds = [first_seed + number for number in numbers]
-        reference = sample(candidates.baseline, labels, seeds)
-        for tally in tallies:
-            sampled = reference if tally is tallies.baseline else sample(tally.candidate, labels, seeds)
-            tally.add(sampled, reference.images)
-            meter.add(tally.candidate, len(numbers))
+    labels = [number % num_classes for number in range(images)]
+    run_in_turn(tallies, sample, labels, range(first_seed, first_seed + images), chunk, on_images)
     real_features = judge(real) if judge and real is not None else None
     return candidates.with_results(tally.measurement(tallies.baseline, real_features) for tally in tallies)
 
 
+class Tally(Protocol):
+    """Results of one candidate, added up chunk by chunk."""
+
+    candidate: Candidate
+
+    def add(self, sampled: Sampled, reference: Tensor) -> None:
+        """Adds a chunk; `reference` are the baseline's images of the same seeds."""
+
+
+AnyTally = TypeVar("AnyTally", bound=Tally)
+
+
+def run_in_turn(
+    tallies: Comparison[AnyTally],
+    sample: SampleImages,
+    labels: Sequence[int],
+    seeds: Sequence[int],
+    chunk: int,
+    on_images: OnImages,
+) -> None:
+    """Samples the same images with every candidate, in turn on each chunk, and adds them to its tally."""
+    meter = Meter((tally.candidate for tally in tallies), len(seeds), on_images)
+    for start in range(0, len(seeds), chunk):
+        part = slice(start, start + chunk)
+        reference = sample(tallies.baseline.candidate, labels[part], seeds[part])
+        for tally in tallies:
+            is_baseline = tally is tallies.baseline
+            sampled = reference if is_baseline else sample(tally.candidate, labels[part], seeds[part])
+            tally.add(sampled, reference.images)
+            meter.add(tally.candidate, len(seeds[part]))
+
+
 class _Tally:
-    """Results of one candidate so far."""
+    """Sums over the images of one candidate."""
 
     def __init__(self, candidate: Candidate, errors: ErrorTally) -> None:
         self.candidate = candidate

@@ -11,7 +11,7 @@ from l2c_ray.data.seeding import draw_seed
 from l2c_ray.evaluation.bootstrap import Interval, Resampling
 from l2c_ray.evaluation.classifier import DigitClassifier
 from l2c_ray.evaluation.comparison import Comparison
-from l2c_ray.evaluation.frontier import FIRST_SEED, Candidate, Meter, OnImages, Sampled, SampleImages
+from l2c_ray.evaluation.frontier import FIRST_SEED, Candidate, OnImages, Sampled, SampleImages, run_in_turn
 from l2c_ray.evaluation.quality import frechet_distance
 from l2c_ray.schedule import Mask
 
@@ -95,15 +95,8 @@ def remeasure(
         judge: gives the features; None where images are no digits.
         on_images: called at the start, and whenever some were made.
     """
-    meter = Meter(candidates, len(draws.seeds), on_images)
     tallies = candidates.with_results(_Tally(candidate, judge) for candidate in candidates)
-    for start in range(0, len(draws.seeds), chunk):
-        labels, seeds = draws.labels[start : start + chunk], draws.seeds[start : start + chunk]
-        reference = sample(candidates.baseline, labels, seeds)
-        for tally in tallies:
-            sampled = reference if tally is tallies.baseline else sample(tally.candidate, labels, seeds)
-            tally.add(sampled, reference.images)
-            meter.add(tally.candidate, len(seeds))
+    run_in_turn(tallies, sample, draws.labels, draws.seeds, chunk, on_images)
     return candidates.with_results(tally.result() for tally in tallies)
 
 

@@ -86,7 +86,8 @@ def test_warm_start_is_from_the_nearest_finished_trial() -> None:
     assert last.warm_from == 2
     # A later try begins from the same, though another is nearer by then.
     driver.ledger.tell(last.number, LOST)
-    driver.study.add_trial(create_trial(values=[0.5, 1e-3], params=last.params, distributions=last.distributions))
+    frozen = driver.study.get_trials()[last.number]
+    driver.study.add_trial(create_trial(values=[0.5, 1e-3], params=frozen.params, distributions=frozen.distributions))
     again = driver.ledger.ask(warm_start=True)
     assert again is not None
     assert again.warm_from == 2
