@@ -77,14 +77,15 @@ def run_trial(task: TrialTask, monitor: Any, environment: Environment) -> Result
     # A trial may start workers of its own, which get the environment from here.
     os.environ.update(environment)
     try:
-        run, start = _prepare(task)
+        config = LearnConfig.parse(dict(task.learn), source="config")
+        pipeline, sample = _resident(config.model, config.sampler, config.evaluation.batch_size)
+        run, start = _prepare(task, config, pipeline)
         _train(task, run, monitor, start)
         built = _build_schedules(task, run)
         schedules = {name: each.schedule for name, each in built.items()}
-        measured = measure_alone(run.config, run.pipeline, schedules, _own_sampler(run.config))
-        schedules = with_quality(run.config, schedules, measured)
-        _store(task, schedules)
-        return Result("finished", measurements=tuple(_measurements(built, schedules, measured)))
+        measured = measure_alone(config, pipeline, schedules, sample if config.cluster.workers == 1 else None)
+        schedules = with_quality(config, schedules, measured)
+        return Result("finished", measurements=tuple(_store(task, built, schedules, measured)))
     except LearningStoppedError:
         return Result("pruned", reason="was stopped early")
     except OUTAGES:
@@ -93,10 +94,8 @@ def run_trial(task: TrialTask, monitor: Any, environment: Environment) -> Result
         return Result("failed", reason=str(error))
 
 
-def _prepare(task: TrialTask) -> tuple[Run, Mapping[str, Tensor] | None]:
+def _prepare(task: TrialTask, config: LearnConfig, pipeline: Pipeline) -> tuple[Run, Mapping[str, Tensor] | None]:
     """The trial's run, and the state of another trial that its learner begins from, if any."""
-    config = LearnConfig.parse(dict(task.learn), source="config")
-    pipeline, _ = _resident(config.model, config.sampler, config.evaluation.batch_size)
     run = Run.prepare(config, pipeline)
     warm_from = task.spec.warm_from
     start = None if warm_from is None else _read_state(task, warm_from)
@@ -169,16 +168,16 @@ def _build_schedules(task: TrialTask, run: Run) -> dict[str, LearnedSchedule]:
     }
 
 
-def _store(task: TrialTask, schedules: Mapping[str, Schedule]) -> None:
+def _store(
+    task: TrialTask,
+    built: Mapping[str, LearnedSchedule],
+    schedules: Mapping[str, Schedule],
+    measured: Mapping[str, Measurement],
+) -> Iterator[ScheduleMeasurement]:
+    """Stores the schedules, and yields what the study records of each."""
     store = task.store
     for name, schedule in schedules.items():
         store.put(name, schedule.to_json().encode())
-
-
-def _measurements(
-    built: Mapping[str, LearnedSchedule], schedules: Mapping[str, Schedule], measured: Mapping[str, Measurement]
-) -> Iterator[ScheduleMeasurement]:
-    for name, schedule in schedules.items():
         yield ScheduleMeasurement(
             settings=built[name].settings,
             compute_share=measured[name].compute_share,
@@ -187,13 +186,6 @@ def _measurements(
             schedule=name,
             sha256=schedule.sha256,
         )
-
-
-def _own_sampler(config: LearnConfig) -> SampleImages | None:
-    """The sampler of this process; None for a trial that has workers of its own."""
-    if config.cluster.workers > 1:
-        return None
-    return _resident(config.model, config.sampler, config.evaluation.batch_size)[1]
 
 
 @lru_cache(maxsize=1)
