@@ -194,5 +194,5 @@ if __name__ == "__main__":
     os.environ["L2C_HOME"] = os.environ.get("L2C_HOME") or str(REPOSITORY / ".l2c")
     with errors_as_exit_codes():
         action = parser.parse_args().action
-        environment.settle()
+        environment.normalize()
         sys.exit({"up": up, "down": down}[action]())

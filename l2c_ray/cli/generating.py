@@ -48,7 +48,7 @@ def evaluate_and_report(images: str, reference: Path, weights: Path, batch_size:
     from l2c_ray.evaluation.imagenet.reference import Reference
     from l2c_ray.evaluation.imagenet.scores import Judge
     from l2c_ray.evaluation.imagenet.shards import ImageShards
-    from l2c_ray.storage.objects import open_store
+    from l2c_ray.storage.opening import open_store
 
     generated, real = ImageShards(open_store(images)), Reference(reference)
     network = inception.load(weights, "cuda" if torch.cuda.is_available() else "cpu")

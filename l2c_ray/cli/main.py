@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     complete_account()
     with errors_as_exit_codes():
-        environment.settle()
+        environment.normalize()
         sys.exit(_run(arguments))
 
 

@@ -15,7 +15,7 @@ from l2c_ray.storage.places import require_lasting
 
 def pretrain_and_report(config_file: Path, overrides: Sequence[str], out: Path) -> None:
     """Trains with progress on the way, writes the model to the folder `out`, and prints its card."""
-    environment.settle()
+    environment.normalize()
     require_lasting(f"--out {out}", str(out))
     config = PretrainingConfig.read(config_file, overrides)
     zoo.entry_of(config.name, "name")

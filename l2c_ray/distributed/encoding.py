@@ -18,13 +18,14 @@ from ray.util.annotations import RayDeprecationWarning
 
 from l2c_ray.config.encoding import EncodingConfig, LatentSettings
 from l2c_ray.data import preparing
-from l2c_ray.data.latent_shards import Shard, claim
+from l2c_ray.data.latent_shards import Shard, prepare_store
 from l2c_ray.data.sources.base import Part, fingerprint
 from l2c_ray.data.sources.opening import open_source
 from l2c_ray.distributed import cluster
 from l2c_ray.errors import ConfigError, EncodingError, L2CError
 from l2c_ray.models.vae import LatentEncoder
-from l2c_ray.storage import objects
+from l2c_ray.storage import addresses
+from l2c_ray.storage.opening import open_store
 
 _PIXEL_CHANNELS = 3
 
@@ -60,10 +61,10 @@ def encode(config: EncodingConfig, on_shard: Callable[[int, int], None]) -> Enco
         EncodingError: a worker was lost more often than `cluster.max_failures`, or latents are not finite. The shards
             that were finished stay.
     """
-    store = objects.open_store(config.latents.storage)
+    store = open_store(config.latents.storage)
     source = open_source(config)
     settings = _settings(config, parts := source.parts())
-    there = claim(store, settings)
+    there = prepare_store(store, settings)
     gatherer = preparing.Gatherer(config.latents)
     done = {shard.number: shard for shard in there}
     missing = [part for part in parts if part.number not in done]
@@ -122,7 +123,7 @@ def _latents(config: EncodingConfig, parts: list[Part]) -> Any:
     """
     wanted, needs = config.cluster, cluster.needs_of_a_worker(config.cluster)
     # By reference, because Ray Data writes arguments down where it describes what it does.
-    environment = ray.put(objects.environment())
+    environment = ray.put(addresses.environment())
     rows = [asdict(part) for part in parts]
     with _without_noise():
         return (

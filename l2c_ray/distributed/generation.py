@@ -14,8 +14,9 @@ from l2c_ray.config.imagenet import GenerationConfig
 from l2c_ray.distributed import cluster
 from l2c_ray.errors import L2CError, SamplingError
 from l2c_ray.evaluation.imagenet.making import ShardMaker
-from l2c_ray.evaluation.imagenet.shards import claim, shard_name, shard_numbers
-from l2c_ray.storage import objects
+from l2c_ray.evaluation.imagenet.shards import prepare_store, shard_name, shard_numbers
+from l2c_ray.storage import addresses
+from l2c_ray.storage.opening import open_store
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,9 @@ def generate(config: GenerationConfig, on_shard: Callable[[int, int], None]) -> 
         SamplingError: a worker was lost more often than `cluster.max_failures`, or images are not finite. The shards
             that were finished stay.
     """
-    store = objects.open_store(config.images.storage)
+    store = open_store(config.images.storage)
     settings = ShardMaker(config, "cpu").settings
-    missing = claim(store, settings)
+    missing = prepare_store(store, settings)
     total = len(shard_numbers(settings))
     done = total - len(missing)
     if missing:
@@ -68,7 +69,7 @@ def _workers(config: GenerationConfig, shards: int) -> Iterator[ActorPool]:
         num_cpus=needs["CPU"], num_gpus=needs.get("GPU", 0), max_restarts=limit, max_task_retries=limit
     )
     count = min(config.cluster.workers, shards)
-    environment = ray.put(objects.environment())
+    environment = ray.put(addresses.environment())
     actors: list[Any] = [actor.remote(config, environment) for _ in range(count)]
     try:
         yield ActorPool(actors)
@@ -93,7 +94,7 @@ class _Worker:
     """Keeps the model from shard to shard."""
 
     def __init__(self, config: GenerationConfig, environment: dict[str, str]) -> None:
-        self._store = objects.open_store(config.images.storage, environment)
+        self._store = open_store(config.images.storage, environment)
         self._maker = ShardMaker(config, "cuda" if torch.cuda.is_available() else "cpu")
 
     def make(self, number: int) -> None:

@@ -19,7 +19,7 @@ from l2c_ray.distributed.temporary_folder import make_temporary_folder, temp_dir
 from l2c_ray.errors import StorageError, UnreachableError
 from l2c_ray.printable import masked
 from l2c_ray.registry.tracking import tracking_uri
-from l2c_ray.storage.environment import settled, without_proxy
+from l2c_ray.storage.environment import normalized, without_proxy
 from l2c_ray.storage.files import from_root, home, locked, make_writable, read_text, write_text
 
 _MARK = "L2C_HEAD"
@@ -68,7 +68,7 @@ def environment() -> dict[str, str]:
     """What a head and its clients run in: the environment here, without the addresses of other clusters."""
     inherited = {name: value for name, value in os.environ.items() if name not in _ADDRESSES}
     path = f"{_programs()}{os.pathsep}{os.environ.get('PATH', '')}"
-    return inherited | settled(inherited) | {"PATH": path} | _settings()
+    return inherited | normalized(inherited) | {"PATH": path} | _settings()
 
 
 def find() -> LocalHead | None:

@@ -12,7 +12,8 @@ from torch import Tensor
 from l2c_ray.distributed.worker import STATE_FILE
 from l2c_ray.errors import CheckpointError, ConfigError
 from l2c_ray.storage.files import home
-from l2c_ray.storage.objects import ObjectStore, open_store
+from l2c_ray.storage.objects import ObjectStore
+from l2c_ray.storage.opening import open_store
 from l2c_ray.storage.tensors import parse_tensors
 
 SETTINGS_FILE = "settings.json"

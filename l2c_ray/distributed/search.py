@@ -35,7 +35,8 @@ from l2c_ray.search.results import Result
 from l2c_ray.search.space import make_space
 from l2c_ray.search.storage import StudyStorage, patiently
 from l2c_ray.search.study import Objective, open_study
-from l2c_ray.storage.objects import ObjectStore, open_store
+from l2c_ray.storage.objects import ObjectStore
+from l2c_ray.storage.opening import open_store
 
 if TYPE_CHECKING:
     import optuna

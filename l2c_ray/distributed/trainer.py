@@ -19,7 +19,7 @@ from l2c_ray.distributed.stopping import stopped
 from l2c_ray.distributed.worker import STATE_FILE, Outcome, train_worker
 from l2c_ray.errors import LearningError
 from l2c_ray.learning.progress import Progress
-from l2c_ray.storage import objects
+from l2c_ray.storage import addresses
 from l2c_ray.storage.objects import ObjectStore
 from l2c_ray.storage.tensors import read_tensors
 
@@ -62,7 +62,7 @@ def train(
         train_loop_config={
             "config": config.model_dump(by_alias=True),
             "mailbox": mailbox,
-            "environment": ray.put(objects.environment()),
+            "environment": ray.put(addresses.environment()),
             "start": ray.put(start),
         },
         scaling_config=ScalingConfig(

@@ -49,8 +49,8 @@ from l2c_ray.registry.lineage import git_commit
 from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Provenance, Schedule, Table
 from l2c_ray.search.results import WARM_FROM, Order, Point, Result
-from l2c_ray.storage import objects
-from l2c_ray.storage.objects import open_store
+from l2c_ray.storage import addresses
+from l2c_ray.storage.opening import open_store
 from l2c_ray.storage.tensors import parse_tensors, serialize_tensors
 
 OwnSettings = Mapping[str, str | float]
@@ -100,7 +100,7 @@ class RayTrials:
         self._board: Any = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
         # A lost trial is the study's to run again: only there is it known how often, and by whom.
         self._run = ray.remote(run or run_trial).options(max_retries=0, **needs_of_a_trial(config))
-        self._environment = ray.put(objects.environment())
+        self._environment = ray.put(addresses.environment())
         self._flying: dict[Any, int] = {}
 
     def __enter__(self) -> "RayTrials":

@@ -27,7 +27,7 @@ from l2c_ray.learning.learners import make_learner
 from l2c_ray.learning.progress import Progress
 from l2c_ray.models import zoo
 from l2c_ray.sampling.solvers import make_solver
-from l2c_ray.storage.objects import open_store
+from l2c_ray.storage.opening import open_store
 
 REPEATS = 5
 LEAST_SPEEDUP = 1.85

@@ -9,7 +9,7 @@ from real_object_store import ObjectServer
 from real_runs import RUNS, checkpoints, in_s3, iterations, learning
 from real_tracking_server import running_tracking_server
 
-from l2c_ray.storage.objects import open_store
+from l2c_ray.storage.opening import open_store
 
 
 def test_tracking_server_that_goes_away_costs_nothing(cluster: Cluster, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from real_tracking_server import running_tracking_server
 from sqlalchemy import NullPool
 
 from l2c_ray.search.storage import STORAGE_VARIABLE
-from l2c_ray.storage.objects import open_store
+from l2c_ray.storage.opening import open_store
 
 
 def search(*overrides: str) -> list[str]:

@@ -21,7 +21,8 @@ from l2c_ray.data.latent_shards import open_shards
 from l2c_ray.data.preparing import Row
 from l2c_ray.data.sources.opening import open_source
 from l2c_ray.models.vae import LatentEncoder
-from l2c_ray.storage.objects import ObjectStore, open_store
+from l2c_ray.storage.objects import ObjectStore
+from l2c_ray.storage.opening import open_store
 
 CONFIG = """
 [source]

@@ -8,7 +8,8 @@ from real_object_store import ObjectServer
 from real_runs import RUNS, checkpoints, in_s3, iterations, learning
 
 from l2c_ray.distributed import local_head
-from l2c_ray.storage.objects import ObjectStore, open_store
+from l2c_ray.storage.objects import ObjectStore
+from l2c_ray.storage.opening import open_store
 
 NAME = "in-s3"
 

@@ -34,7 +34,8 @@ from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Schedule
 from l2c_ray.search.storage import STORAGE_VARIABLE
 from l2c_ray.storage.bucket import PART_BYTES
-from l2c_ray.storage.objects import ObjectStore, open_store
+from l2c_ray.storage.objects import ObjectStore
+from l2c_ray.storage.opening import open_store
 
 torch.set_num_threads(1)
 set_hypothesis_home_dir(Path(__file__).parents[2] / ".pytest_cache" / "hypothesis")

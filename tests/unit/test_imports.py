@@ -48,7 +48,7 @@ LIGHT = [
     "l2c_ray.sampling.solvers",
     "l2c_ray.search.results",
     "l2c_ray.storage.folder",
-    "l2c_ray.storage.objects",
+    "l2c_ray.storage.opening",
 ]
 """Those of every command before its work begins: what a command is given is read and checked by them alone."""
 LIGHT.remove("l2c_ray.registry.pyfunc")

@@ -5,7 +5,8 @@ import torch
 
 from l2c_ray.distributed.run_folder import go_on_with, open_storage
 from l2c_ray.errors import ConfigError, StorageError
-from l2c_ray.storage.objects import ObjectStore, open_store
+from l2c_ray.storage.objects import ObjectStore
+from l2c_ray.storage.opening import open_store
 from l2c_ray.storage.tensors import write_tensors
 
 SETTINGS = {"lambda": 1e-4, "seed": 0}

@@ -31,7 +31,7 @@ def shard_images(settings: ShardSettings, number: int) -> range:
     return range(start, min(start + settings.shard_size, settings.images))
 
 
-def claim(store: ObjectStore, settings: ShardSettings) -> list[int]:
+def prepare_store(store: ObjectStore, settings: ShardSettings) -> list[int]:
     """Makes the store one of images with these settings, and tells the numbers of the shards that it lacks.
 
     Raises:
@@ -39,7 +39,7 @@ def claim(store: ObjectStore, settings: ShardSettings) -> list[int]:
         StorageError, UnreachableError: the store cannot be read or written.
     """
     names = store.names()
-    settings_file.claim(store, settings, empty=not any(map(_SHARD.match, names)), key="images.storage")
+    settings_file.ensure_settings(store, settings, empty=not any(map(_SHARD.match, names)), key="images.storage")
     return _missing(settings, names)
 
 
