@@ -33,7 +33,7 @@ from l2c_ray.search.identity import claim_place
 from l2c_ray.search.leases import Ledger
 from l2c_ray.search.results import Result
 from l2c_ray.search.space import make_space
-from l2c_ray.search.storage import StudyStorage, patiently
+from l2c_ray.search.storage import StudyStorage, with_retries
 from l2c_ray.search.study import Objective, open_study
 from l2c_ray.storage.objects import ObjectStore
 from l2c_ray.storage.opening import open_store
@@ -92,9 +92,9 @@ def search(
     cluster.connect()
     _require_room(config, base)
     study = open_study(config, name, storage)
-    patiently(lambda: _claim(study, storage, kept))
+    with_retries(lambda: _claim(study, storage, kept))
     with stops_on_sigterm(name, "study") as stopping:
-        run = patiently(lambda: _track(config, base, name, storage, client))
+        run = with_retries(lambda: _track(config, base, name, storage, client))
         stopping.ask_by(lambda: run.end("KILLED"))
         with ending(run):
             on_start(name, run.id)
@@ -204,4 +204,4 @@ def _publish_alone(publisher: Publisher, storage: StudyStorage, on_images: OnIma
             published = published or publisher.publish(on_images)
             return published
 
-    return patiently(publish)
+    return with_retries(publish)

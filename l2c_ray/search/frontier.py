@@ -7,7 +7,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from l2c_ray.search.leases import PARENT
 from l2c_ray.search.results import Point
-from l2c_ray.search.storage import patiently
+from l2c_ray.search.storage import with_retries
 from l2c_ray.search.study import Objective
 
 _MEASURED = ("compute_share", "mse", "seconds", "schedule", "sha256")
@@ -30,7 +30,7 @@ class FinishedTrial:
 
 def finished_trials(study: optuna.Study, objective: Objective) -> list[FinishedTrial]:
     """All trials that came to a measured schedule, in their order."""
-    complete = patiently(lambda: study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+    complete = with_retries(lambda: study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
     # Another program may have added some of its own while the search goes on.
     return [_read(trial, objective) for trial in complete if trial.user_attrs.keys() >= set(_MEASURED)]
 

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from l2c_ray.search.results import WARM_FROM, Order, Point, Result
 from l2c_ray.search.space import Space, distance
-from l2c_ray.search.storage import StudyStorage, patiently
+from l2c_ray.search.storage import StudyStorage, with_retries
 from l2c_ray.search.study import Objective
 
 DRIVER, UNTIL = "driver", "lease_until"
@@ -61,11 +61,11 @@ class Ledger:
 
     def count_finished(self) -> int:
         """Learned trials that nobody is going to run again."""
-        return patiently(self._count_finished)
+        return with_retries(self._count_finished)
 
     def is_over(self) -> bool:
         """Whether there is nothing left to do or to wait for, nor anything that a dead driver left half done."""
-        return self.count_finished() >= self._wanted and patiently(self._is_over)
+        return self.count_finished() >= self._wanted and with_retries(self._is_over)
 
     def claim(self, warm_start: bool = False) -> Trial | None:
         """A trial to run, leased to this driver; None while all that are wanted are finished or being run.
@@ -73,7 +73,7 @@ class Ledger:
         Args:
             warm_start: it may begin from another one, which is noted, so that a later try begins from the same.
         """
-        trial = patiently(lambda: self._claim(warm_start))
+        trial = with_retries(lambda: self._claim(warm_start))
         # Only now: one that was claimed in vain, since the lock was lost, is taken up as any other that was left.
         if trial is not None:
             self._held[trial.number] = trial
@@ -81,7 +81,7 @@ class Ledger:
 
     def settle(self, number: int, result: Result) -> bool:
         """Notes how a trial ended; False if it was another driver's by then, whose result counts in place of this."""
-        settled = patiently(lambda: self._settle(number, result))
+        settled = with_retries(lambda: self._settle(number, result))
         self._held.pop(number, None)
         return settled
 
@@ -89,7 +89,7 @@ class Ledger:
         """Keeps this driver's leases from running out, when it is time to; gives the trials that it has lost."""
         if self._clock() < self._next_renewal:
             return []
-        lost = patiently(self._renew)
+        lost = with_retries(self._renew)
         for number in lost:
             del self._held[number]
         self._next_renewal = self._clock() + self._lease_seconds / 4
@@ -97,16 +97,16 @@ class Ledger:
 
     def release(self) -> None:
         """Gives back every trial that this driver runs, for any driver to take up at once."""
-        patiently(self._release)
+        with_retries(self._release)
         self._held.clear()
 
     def report(self, number: int, step: int, value: float) -> bool:
         """Notes how a trial is doing; whether it may as well stop."""
-        return patiently(lambda: self._report(number, step, value))
+        return with_retries(lambda: self._report(number, step, value))
 
     def order_of(self, trial: Trial) -> Order:
         """What a claimed trial is to do."""
-        attributes = patiently(lambda: self._trial(trial.number)).user_attrs
+        attributes = with_retries(lambda: self._trial(trial.number)).user_attrs
         origin = attributes.get(ORIGIN, trial.number)
         return Order(trial.number, origin, trial.params, attributes.get(WARM_FROM))
 

@@ -13,7 +13,7 @@ from l2c_ray.data.seeding import draw_seed
 from l2c_ray.search.identity import DRIVERS, SETTINGS, lasting_settings, require_the_same
 from l2c_ray.search.results import Point
 from l2c_ray.search.space import make_space
-from l2c_ray.search.storage import StudyStorage, patiently
+from l2c_ray.search.storage import StudyStorage, with_retries
 
 _LEAST_RANDOM, _MOST_RANDOM = 4, 16
 
@@ -101,7 +101,7 @@ def open_study(config: SearchConfig, name: str, storage: StudyStorage) -> optuna
             study.sampler = _make_sampler(config, draw_seed(config.study.seed, "sampler", drivers))
             return study
 
-    return patiently(open_it)
+    return with_retries(open_it)
 
 
 def _name_metrics(study: optuna.Study, names: list[str]) -> None:

@@ -14,9 +14,9 @@ from search_factories import Clock, Driver, finished, run_all, search_config
 from l2c_ray.errors import ConfigError, SearchError, StorageError
 from l2c_ray.search.frontier import finished_trials
 from l2c_ray.search.identity import claim_place
-from l2c_ray.search.storage import STORAGE_VARIABLE, StudyStorage, patiently
+from l2c_ray.search.storage import STORAGE_VARIABLE, StudyStorage, with_retries
 from l2c_ray.search.study import Objective
-from l2c_ray.storage.objects import open_store
+from l2c_ray.storage.opening import open_store
 
 NAME = "shared"
 SPACE: dict[str, BaseDistribution] = {
@@ -130,7 +130,7 @@ def test_study_that_is_deleted_meanwhile_is_told_in_one_line() -> None:
     driver = begin()
     optuna.delete_study(study_name=NAME, storage=StudyStorage(NAME).optuna)
     with pytest.raises(SearchError, match="as if another program had deleted or changed it"):
-        patiently(driver.ledger.claim)
+        with_retries(driver.ledger.claim)
 
 
 @pytest.mark.usefixtures("journal")
