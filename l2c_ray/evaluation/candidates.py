@@ -11,7 +11,7 @@ from l2c_ray.caching.recording import RecordingExecutor
 from l2c_ray.config.base import Section
 from l2c_ray.evaluation.cost import make_schedule
 from l2c_ray.evaluation.frontier import FEWER_STEPS, Candidate
-from l2c_ray.policies.calibrated import OnCalibrated
+from l2c_ray.policies.calibration_set import OnCalibrated
 from l2c_ray.policies.fixed_interval import FixedInterval
 from l2c_ray.policies.rules import RULES, NamedSettings, provenance
 from l2c_ray.schedule import Schedule, Table
