@@ -234,7 +234,15 @@ class Table(_Part):
 
 
 class Schedule(_Part):
-    """A table for one model and one sampler, with where it came from and what it costs."""
+    """A table for one model and one sampler, with its provenance, its cost and a hash over all of them.
+
+    >>> import l2c_ray
+    >>> schedule = l2c_ray.schedule_by_rule("fixed-interval:interval=2", l2c_ray.Pipeline.load("digits-dit"))
+    >>> round(schedule.compute_share, 2)
+    0.51
+    >>> Schedule.from_json(schedule.to_json(), source="a copy") == schedule
+    True
+    """
 
     format: Literal["l2c-schedule/1"]
     model: ModelIdentity

@@ -3,25 +3,61 @@
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from l2c_ray.caching.executor import ScheduleExecutor
 from l2c_ray.errors import InvalidInputError, SamplingError
+from l2c_ray.models import zoo
 from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.sampling.loop import BranchOfStep, full_run, noise_from_seeds, sample_images
 from l2c_ray.sampling.solver import Solver
+from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Guidance, Schedule
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A model with the sampler that it is run by."""
+    """A model with the sampler that it is run by.
+
+    >>> pipeline = Pipeline.load("digits-dit")
+    >>> pipeline.generate([3, 4], seeds=[7, 7]).shape
+    torch.Size([2, 1, 8, 8])
+    """
 
     model: CacheableTransformer
     solver: Solver
     guidance: Guidance
+
+    @classmethod
+    def load(
+        cls,
+        model: str,
+        checkpoint: Path | str | None = None,
+        *,
+        sampler: str | None = None,
+        steps: int = 20,
+        guidance: Guidance | None = None,
+        device: str = "cpu",
+    ) -> Self:
+        """The pipeline of a model in the zoo.
+
+        Args:
+            checkpoint: a folder in diffusers' layout or a file of the model's authors; the embedded weights if None.
+            sampler: name of the solver; the one that the model's authors use if None.
+            steps: model evaluations of a trajectory.
+            guidance: classifier-free guidance; the authors' if None.
+
+        Raises:
+            ConfigError: there is no such model or solver, they do not fit together, or the weights are not embedded.
+            CheckpointError: a file is missing or broken.
+        """
+        authors = zoo.entry_of(model, "model.name")
+        loaded = zoo.load(model, Path(checkpoint) if checkpoint else None, device)
+        return cls(loaded, make_solver(sampler or authors.sampler, steps, loaded), guidance or authors.guidance)
 
     def generate(
         self, labels: Sequence[int], seeds: Sequence[int], schedule: Schedule | None = None, batch_size: int = 64

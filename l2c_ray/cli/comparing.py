@@ -63,7 +63,7 @@ def compare_and_report(
     first_seed = FIRST_SEED if first_seed is None else first_seed
     rules = chosen_rules(policies or every_rule())
     chosen = _find_all(schedules, pipeline) if schedules else shipped_schedules(pipeline)
-    measurements = _measure(pipeline, chosen, rules, images, first_seed)
+    measurements = measure_frontier(pipeline, chosen, rules, images, first_seed)
     report = _as_dict(pipeline, images, first_seed, measurements)
     if as_json:
         print_json(report, indent=1)
@@ -108,13 +108,14 @@ def _in_folder(name: str) -> list[str]:
     return files
 
 
-def _measure(
+def measure_frontier(
     pipeline: Pipeline,
     schedules: dict[str, Schedule],
     rules: Sequence[NamedSettings],
     images: int,
     first_seed: int,
 ) -> list[Measurement]:
+    """Runs the frontier protocol with progress on stderr: schedules, fewer steps and rules on the same images."""
     from l2c_ray.data import digits
     from l2c_ray.evaluation.candidates import frontier_candidates
     from l2c_ray.evaluation.frontier import Sampler, measure

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import l2c_ray
-
 PREFIX = "lineage."
 """Of the tags that tell a version's lineage."""
 
@@ -55,7 +53,7 @@ def git_commit() -> str | None:
     It ends in `-dirty` where a tracked file differs from the commit. A submitted job runs from a copy without its
     git folder, so the checkout that pip installed is asked next.
     """
-    checkout = Path(l2c_ray.__file__).parents[1]
+    checkout = Path(__file__).parents[2]
     for folder in (checkout, _installed_from()):
         if folder and (commit := commit_of(folder)):
             return commit

@@ -102,7 +102,7 @@ REFUSED = (
 
 @dataclass(frozen=True)
 class Start:
-    """What may start, and how dear it may be."""
+    """A command or program with limits on its cost."""
 
     command: Sequence[str]
     exit_code: int = 0
@@ -119,6 +119,7 @@ def program(code: str) -> Sequence[str]:
 
 STARTS = {
     "torch": Start(program("import torch")),
+    "the library": Start(program("import l2c_ray"), most=0.1),
     "floor of the registry": Start(program(REGISTRY_FLOOR)),
     "floor of a worker": Start(program(WORKER_FLOOR)),
     "floor of a driver": Start(program(DRIVER_FLOOR)),

@@ -1,4 +1,4 @@
-"""What the import of each entry point may load of the libraries that take long to load; all else waits for its use."""
+"""Heavy libraries that the import of each entry point may load; all others wait for their use."""
 
 import subprocess
 import sys
@@ -39,6 +39,7 @@ def modules_of(*folders: str) -> list[str]:
 
 LIGHT = [
     "l2c_ray",
+    "l2c_ray.library",
     "l2c_ray.schedule",
     *modules_of("cli", "config", "policies", "registry"),
     "l2c_ray.distributed.local_head",
@@ -50,7 +51,7 @@ LIGHT = [
     "l2c_ray.storage.folder",
     "l2c_ray.storage.objects",
 ]
-"""Those of every command before its work begins: what a command is given is read and checked by them alone."""
+"""Modules that every command imports before its work begins, and checks its input by."""
 LIGHT.remove("l2c_ray.registry.pyfunc")
 """MLflow loads it to make images."""
 
