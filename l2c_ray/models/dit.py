@@ -77,10 +77,10 @@ class DiT(CacheableTransformer):
 
 
 def _block(block: Any, first_unit: int, hidden: Tensor, conditioning: Tensor, branch: Branch) -> Tensor:
-    """From [batch, tokens, width] to the same shape; `conditioning` is [batch, width]."""
+    """The block's output, as `hidden` [batch, tokens, width]; `conditioning` is [batch, width]."""
 
     def modulation(first: int, count: int) -> tuple[Tensor, ...]:
-        """Those from number `first` on of the block's six vectors [batch, 1, width]: shift, scale, gate; twice."""
+        """`count` modulation vectors [batch, 1, width] from number `first` of six: shift, scale, gate; twice."""
         linear = block.norm1.linear
         rows = slice(first * linear.in_features, (first + count) * linear.in_features)
         made = F.linear(conditioning, linear.weight[rows], linear.bias[rows])
@@ -107,7 +107,7 @@ def share_embedder(transformer: DiTTransformer2DModel) -> None:
 
 
 def _embedders_are_equal(transformer: DiTTransformer2DModel) -> bool:
-    """So it is in conversions of the authors' checkpoints, whose models have a single embedder."""
+    """True for conversions of the authors' checkpoints, whose models have a single embedder."""
     first, *others = [block.norm1.emb.state_dict() for block in transformer.transformer_blocks]
     return all(torch.equal(tensor, other[name]) for other in others for name, tensor in first.items())
 
@@ -122,7 +122,7 @@ def transformer_class() -> type[DiTTransformer2DModel]:
         spec = cast(ModuleSpec, spec_from_file_location(name, file))
         module = module_from_spec(spec)
         cast(Loader, spec.loader).exec_module(module)
-        # From here on it is the package's too.
+        # The package uses this class too from here on.
         sys.modules[name] = module
     return cast("type[DiTTransformer2DModel]", sys.modules[name].DiTTransformer2DModel)
 
@@ -141,6 +141,6 @@ def load_folder(name: str, folder: Path) -> DiT:
 
 
 def build_like(folder: Path, name: str) -> DiT:
-    """A model of the sizes that the folder's config.json tells, with random weights."""
+    """A model with the sizes in the folder's config.json and random weights."""
     kind = transformer_class()
     return DiT(kind.from_config(read_config(folder / CONFIG)), read_scheduler(folder), name, None)

@@ -14,11 +14,11 @@ BranchOfStep = Callable[[int], Branch]
 """Gives the branch that runs the units of step k; asked once for each step, in order."""
 
 Evaluate = Callable[[CacheableTransformer, Tensor, float, Tensor, Guidance, Branch], Tensor]
-"""As `evaluate_guided`."""
+"""A function with the signature of `evaluate_guided`."""
 
 
 def full_run(step: int) -> Branch:
-    """Computes every unit at every step."""
+    """The unit handlers of the baseline: every unit is computed at every step."""
     return compute_all
 
 
@@ -45,7 +45,7 @@ def evaluate_guided(
 
 
 def guide(conditional: Tensor, unconditional: Tensor, guidance: Guidance) -> Tensor:
-    """The two outputs [batch, channels, height, width] as one, by the rule that `Guidance` states."""
+    """The guided output [batch, channels, height, width] of two evaluations, by the rule of `Guidance`."""
     extra = guidance.scale - (0 if guidance.rule == "beyond" else 1)
     guided: Tensor = conditional + extra * (conditional - unconditional)
     if guidance.rule == "first-three":
@@ -64,7 +64,7 @@ def trajectory(
 ) -> Iterator[Tensor]:
     """The sample [batch, *image_shape] after each step of the solver; the last one is the result.
 
-    Every step is taken when its sample is asked for. `evaluate` stands for `evaluate_guided`.
+    A step is taken when its sample is requested; `evaluate` replaces `evaluate_guided`.
     """
     sample = noise
     advance = solver.begin()
@@ -83,7 +83,7 @@ def sample_images(
     guidance: Guidance,
     branch_of_step: BranchOfStep = full_run,
 ) -> Tensor:
-    """Runs the solver from `noise` [batch, *image_shape] under `labels` [batch] to clean samples of that shape."""
+    """Clean samples [batch, *image_shape] from `noise` of that shape, under `labels` [batch]."""
     (images,) = deque(trajectory(model, solver, noise, labels, guidance, branch_of_step), maxlen=1)
     return images
 

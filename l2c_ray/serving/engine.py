@@ -1,4 +1,4 @@
-"""Turns requests into images, under the schedule that holds the alias. Knows nothing of HTTP or Ray."""
+"""From requests to images, under the schedule that has the alias; without HTTP or Ray."""
 
 import base64
 import time
@@ -56,7 +56,7 @@ class Engine:
         self._alias.start(config.refresh_seconds)
 
     def close(self) -> None:
-        """Ends the following of the alias."""
+        """Stops following the alias."""
         self._alias.close()
 
     def generate(self, request: GenerationRequest) -> GenerationResponse:
@@ -82,7 +82,7 @@ class Engine:
         )
 
     def models(self) -> ModelList:
-        """The ids that a request may name."""
+        """The model ids that requests may name."""
         scheduled = ModelEntry(id=self._config.alias, schedule=_described(self._alias.served.version))
         return ModelList(data=[scheduled, ModelEntry(id=FULL, schedule=None)])
 

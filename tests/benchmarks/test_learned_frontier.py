@@ -30,9 +30,9 @@ from l2c_ray.policies.rules import RULES
 L2C = Path(sys.executable).with_name("l2c")
 REPEATS, IMAGES = 5, 32
 MOST_OF_CALIBRATED = 0.8
-"""Of the calibrated rule's error, at compute shares around 0.62."""
+"""Limit relative to the calibrated rule's error, at compute shares around 0.62."""
 MOST_OF_BEST = {0.5: 0.05, 0.35: 0.3, 0.25: 0.3}
-"""Of the best static rule's error, at these compute shares."""
+"""Limits relative to the best static rule's error, by compute share."""
 WIDEST = {"digits-dit --steps 20": 0.85, "digits-dit --steps 50": 0.49, "digits-uvit --steps 20": 0.85}
 """By what is compared: the compute share that its loosest learned schedule has at least."""
 
@@ -95,7 +95,7 @@ def test_little_of_the_best_rules_error_is_left_at_low_shares(
 
 
 def over_the_best(rows: list[dict[str, Any]], rules: list[str], measure: str, wanted: float) -> float:
-    """What the learned schedule at this share has, over what the best rule has at the same."""
+    """The learned schedule's measure at this share over the best rule's at the same."""
     (share, ours) = min(curve(rows, LEARNED, measure), key=lambda point: abs(point[0] - wanted))
     assert abs(share - wanted) < 0.02
     return ours / min(there for rule in rules if (there := at(curve(rows, rule, measure), share)) is not None)

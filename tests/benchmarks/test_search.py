@@ -1,4 +1,4 @@
-"""What a study costs beside its trials, how it scales, and what it finds beside random search and evolution over bits.
+"""Cost of a study beside its trials, its scaling, and its results beside random search and evolution over bits.
 
 The last one gives each method the same time, for each seed; `L2C_SEARCH_SECONDS` and `L2C_SEARCH_ITERATIONS` make it
 longer.
@@ -49,7 +49,7 @@ FEW_IMAGES = ("learn.evaluation.images=64",)
 QUICK = (f"learn.training.iterations={ITERATIONS}", "learn.router.initial_logit=0.5", *FEW_IMAGES)
 """Logits that begin near the threshold, since they have not long to get there."""
 LEAST_VOLUME = {"random search": 0.95, "NSGA-II over bits": 1.0}
-"""Of each, at least. Within a few minutes a sampler learns little, so beside random search it should lose nothing."""
+"""Least hypervolume relative to each. In a few minutes a sampler learns little: it should not lose to random search."""
 TRIALS = 24
 """More than there is time for; the first six are drawn at random."""
 REFERENCE = (1.0, 1e-2)

@@ -1,4 +1,4 @@
-"""What every model family must hold to; a new one is an entry of `FAMILIES`."""
+"""The contract of model families; a new one is an entry of `FAMILIES`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -96,7 +96,7 @@ def sample(pipeline: Pipeline, branches: BranchOfStep) -> Tensor:
     return sample_images(model, pipeline.solver, noise, torch.tensor([2]), pipeline.guidance, branches)
 
 
-def test_units_are_the_attention_and_mlp_of_every_block_under_names_of_their_own(model: CacheableTransformer) -> None:
+def test_units_are_attention_and_mlp_of_every_block_by_name(model: CacheableTransformer) -> None:
     names = [unit.name for unit in model.units]
     assert len(set(names)) == len(names) == 2 * model.depth
     assert [unit.kind for unit in model.units] == ["attention", "mlp"] * model.depth

@@ -43,7 +43,7 @@ class Golden:
     solver: Solver
     router: Router
     row_of_step: Callable[[int], int]
-    """Of a cache step: its row of `router_logits` and its key in `computed_units`."""
+    """Row of `router_logits` and key in `computed_units` for a cache step."""
 
 
 def read_dit(settings: Settings, tensors: Tensors, path: Path) -> Golden:

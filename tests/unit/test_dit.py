@@ -67,7 +67,7 @@ def test_full_evaluation_is_that_of_diffusers_but_for_rounding(channels: int, ou
     assert_equals_diffusers(tiny_dit(channels=channels, out_channels=out_channels))
 
 
-def test_full_evaluation_of_the_embedded_model_is_that_of_diffusers_but_for_rounding(
+def test_embedded_model_evaluates_as_diffusers_but_for_rounding(
     digits_model: CacheableTransformer,
 ) -> None:
     assert isinstance(digits_model, DiT)

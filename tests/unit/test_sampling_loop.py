@@ -62,9 +62,7 @@ def test_guidance_scale_1_evaluates_no_unconditional_half() -> None:
 @pytest.mark.parametrize(
     ("scale", "wanted"), [(0.0, [100, 100]), (0.5, [51.5, 52]), (1.5, [-45.5, -44]), (4.0, [-288, -284])]
 )
-def test_guidance_goes_from_the_unconditional_evaluation_through_the_conditional_one(
-    scale: float, wanted: list[float]
-) -> None:
+def test_guidance_extrapolates_from_unconditional_to_conditional(scale: float, wanted: list[float]) -> None:
     model = Recorder()
     output = evaluate_guided(model, draw(0), 10.0, torch.tensor([3, 4]), Guidance(scale=scale), compute_all)
     assert output[:, 0, 0, 0].tolist() == wanted
