@@ -26,7 +26,7 @@ quickstart: $(INSTALLED)
 down: $(INSTALLED)
 	$(BIN)/python jobs/quickstart.py down
 
-# The pictures of the README.
+# The pictures of the READMEs.
 pictures: quickstart
 	mkdir -p infra/pictures
 	cp "$(or $(L2C_HOME),.l2c)"/pictures/*.png infra/pictures/
@@ -46,7 +46,7 @@ schedules: $(INSTALLED)
 	  $(BIN)/l2c learn jobs/configs/digits-uvit.toml --set router.lambda=$$weight --out $(SHIPPED)/$(UVIT) || exit 1; \
 	done
 
-# What the README compares: tables, JSON and pictures of both embedded models.
+# The results in tests/benchmarks/README.md: tables, JSON and pictures of both embedded models.
 comparisons: $(INSTALLED)
 	$(BIN)/l2c compare digits-dit --out infra/comparisons/digits-dit
 	$(BIN)/l2c compare digits-uvit --images 256 --out infra/comparisons/digits-uvit

@@ -119,7 +119,7 @@ def wait_for_models(head: LocalHead) -> list[dict[str, Any]]:
 
 def draw(head: LocalHead, scheduled: dict[str, Any], full: dict[str, Any]) -> list[Path]:
     """Writes the grid of digits, the router's heatmap and the frontier."""
-    from l2c_ray.distributed.measuring import FRONTIER_FILE
+    from l2c_ray.distributed.publishing import FRONTIER_FILE
     from l2c_ray.evaluation.plots import plot_images
 
     schedule = scheduled["schedule"]
@@ -194,5 +194,5 @@ if __name__ == "__main__":
     os.environ["L2C_HOME"] = os.environ.get("L2C_HOME") or str(REPOSITORY / ".l2c")
     with errors_as_exit_codes():
         action = parser.parse_args().action
-        environment.settle()
+        environment.normalize()
         sys.exit({"up": up, "down": down}[action]())

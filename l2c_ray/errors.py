@@ -1,17 +1,17 @@
-"""One tree of typed errors: each names the field or file at fault, what is wrong and the way out."""
+"""Tree of typed errors; each names the field or file at fault, the problem and the remedy."""
 
 from l2c_ray.printable import printable
 
 
 class L2CError(Exception):
-    """Base of every error that this package raises on purpose.
+    """Base of all errors that this package raises on purpose.
 
-    Its parts may repeat text of others, which comes out in one line, bounded, and without secrets.
+    Text from outside in its parts is shown in one bounded line without secrets.
 
     Args:
         subject: the config key, field, file or address at fault.
-        problem: what is wrong with it.
-        remedy: what the user can do about it.
+        problem: its fault.
+        remedy: the user's way out.
     """
 
     exit_code = 1
@@ -25,11 +25,11 @@ class L2CError(Exception):
 
 
 class OutputError(L2CError):
-    """Standard output takes no more, so that results are lost."""
+    """Standard output is closed, so that results are lost."""
 
 
 class InvalidInputError(L2CError):
-    """What the user gave cannot be used; nothing was started (exit code 2)."""
+    """Input that cannot be used; nothing was started (exit code 2)."""
 
     exit_code = 2
 
@@ -55,7 +55,7 @@ class ResourcesError(InvalidInputError):
 
 
 class UnreachableError(L2CError):
-    """A server that the work needs does not answer."""
+    """A server does not answer."""
 
 
 class RegistryError(InvalidInputError):
@@ -63,15 +63,15 @@ class RegistryError(InvalidInputError):
 
 
 class IntegrityError(RegistryError):
-    """What is stored of a version is not what was registered."""
+    """The stored content of a version differs from the registered one."""
 
 
 class ConflictError(L2CError):
-    """Somebody else changed the same thing of the registry first; nothing was changed here."""
+    """Another process changed the same entry of the registry first; nothing was changed here."""
 
 
 class GateError(L2CError):
-    """A measurement says no: a limit is not kept, so nothing was moved (exit code 3)."""
+    """A measurement exceeds a limit, so nothing was moved (exit code 3)."""
 
     exit_code = 3
 
@@ -85,12 +85,12 @@ class EncodingError(L2CError):
 
 
 class LearningError(L2CError):
-    """Learning broke down while it ran, for instance with a non-finite loss."""
+    """Learning failed while it ran, for instance with a non-finite loss."""
 
 
 class SearchError(L2CError):
-    """A study came to its end without a schedule."""
+    """A study ended without a schedule."""
 
 
 class LearningStoppedError(L2CError):
-    """Learning was asked to stop and did so after its last checkpoint."""
+    """Learning stopped on request, after a checkpoint."""

@@ -1,4 +1,4 @@
-"""Log lines of ours: one printable line each, whatever they repeat of others."""
+"""Loggers whose arguments are printed in one printable line, whatever text from outside they hold."""
 
 import logging
 
@@ -7,7 +7,7 @@ from l2c_ray.printable import printable
 
 
 def logger(name: str) -> logging.Logger:
-    """The logger of this name. What its messages are filled with comes out as by `printable`."""
+    """The logger of this name; arguments of its messages are made `printable`."""
     log = logging.getLogger(name)
     log.addFilter(_fill_printably)
     return log
@@ -20,5 +20,5 @@ def _fill_printably(record: logging.LogRecord) -> bool:
 
 
 def _printable(part: object) -> object:
-    """The part; of an error of ours all is printable already, and it has several parts of full length."""
+    """The printable part; an L2CError is printable already, in several parts of full length."""
     return part if isinstance(part, int | float | L2CError) else printable(str(part))

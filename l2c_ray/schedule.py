@@ -30,7 +30,7 @@ _REMEDY = "take an unchanged schedule of this version"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
-"""Of a model, family or sampler; it becomes part of file names and of names in the registry."""
+"""Name of a model, family or sampler; it becomes part of file names and of names in the registry."""
 UnitName = Annotated[str, Field(pattern=r"^[^\s.]+(\.[^\s.]+)+$")]
 """The name of a block, a dot, and what the unit does in it, for instance `blocks.3.mlp`."""
 _OF_STEPS = Field(max_length=MOST_STEPS, fail_fast=True)
@@ -111,6 +111,10 @@ class SamplerIdentity(_Part):
         return self
 
 
+LEARNED, L2C = "learned", "l2c"
+"""Policies of learned schedules: by the error of whole trajectories within a limit, and by the paper's objective."""
+
+
 class Provenance(_Part):
     """The policy that made a schedule, with the settings that make it again."""
 
@@ -139,7 +143,7 @@ class Macs(_Part):
 
 
 class Cost(_Part):
-    """What a schedule costs, by two counts."""
+    """Cost of a schedule in MACs, by two counts."""
 
     layers: Macs
     """Linear and convolution layers, as the paper counts."""
@@ -148,7 +152,7 @@ class Cost(_Part):
 
 
 class Quality(_Part):
-    """What was measured with the schedule, and how."""
+    """Measured quality of a schedule, with the protocol."""
 
     protocol: str
     metrics: dict[str, float]
@@ -162,7 +166,7 @@ class Quality(_Part):
 
 
 class Table(_Part):
-    """What is computed and what is reused, the same for every input. Step 0 computes every unit."""
+    """Masks and forecasts of all steps, the same for every input. Step 0 computes every unit."""
 
     compute: Mask
     cache_steps: Annotated[tuple[int, ...], _OF_STEPS]
@@ -186,7 +190,7 @@ class Table(_Part):
 
     @property
     def removed_share(self) -> float:
-        """Of the units of the cache steps: how many are reused, as the paper counts."""
+        """Share of the units of the cache steps that is reused, as the paper counts."""
         there = len(self.cache_steps) * len(self.compute[0])
         computed = sum(sum(self.compute[step]) for step in self.cache_steps)
         return (there - computed) / there if there else 0.0
@@ -234,7 +238,15 @@ class Table(_Part):
 
 
 class Schedule(_Part):
-    """A table for one model and one sampler, with where it came from and what it costs."""
+    """A table for one model and one sampler, with its provenance, its cost and a hash over all of them.
+
+    >>> import l2c_ray
+    >>> schedule = l2c_ray.schedule_by_rule("fixed-interval:interval=2", l2c_ray.Pipeline.load("digits-dit"))
+    >>> round(schedule.compute_share, 2)
+    0.51
+    >>> Schedule.from_json(schedule.to_json(), source="a copy") == schedule
+    True
+    """
 
     format: Literal["l2c-schedule/1"]
     model: ModelIdentity
@@ -244,7 +256,7 @@ class Schedule(_Part):
     cost: Cost
     quality: Quality | None = None
     sha256: Sha256
-    """Of the canonical JSON of every other field."""
+    """SHA-256 of the canonical JSON of every other field."""
 
     @model_validator(mode="after")
     def _table_fits_model_and_sampler(self) -> Self:
@@ -317,7 +329,7 @@ class Schedule(_Part):
 
     @property
     def compute_share(self) -> float:
-        """Share of the full run's multiply-accumulates that is computed, in (0, 1]."""
+        """Share of the baseline's multiply-accumulates that is computed, in (0, 1]."""
         return self.cost.with_attention.share
 
 

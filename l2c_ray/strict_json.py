@@ -1,4 +1,4 @@
-"""JSON of which there is one reading, one text and one hash, so that an artifact cannot change unseen."""
+"""JSON with one reading, one text and one hash, so that an artifact cannot change unnoticed."""
 
 import hashlib
 import json
@@ -12,19 +12,19 @@ from pydantic import ValidationError
 from l2c_ray.errors import ScheduleError
 
 _MOST_LISTS = 300_000
-"""And objects: a schedule with a forecast has one for each unit at each step. Parsers need 200 bytes for `[]`."""
+"""Limit of lists and objects: a forecast has one for each unit and step. Parsers take 200 bytes for `[]`."""
 _MOST_VALUES = 1_000_000
 _MOST_KEYS = 1000
-"""Key limit of one object; each key that does not fit costs a kilobyte to tell."""
+"""Key limit of one object; pydantic takes a kilobyte to report each unknown key."""
 
 
 def require_plain_json(text: str, source: str, remedy: str) -> None:
-    """Refuses what has no single reading, or costs far more to read than any artifact.
+    """Refuses text with several readings, or that costs far more to read than any artifact.
 
-    Readers of JSON differ in which of two values of one key they take, and a hash is of one of them.
+    Readers differ in which of two values of one key they take, and a hash covers one of them.
 
     Raises:
-        ScheduleError: the text is not JSON, a key is there twice, or there are too many values.
+        ScheduleError: the text is not JSON, repeats a key, or has too many values.
     """
     lists, values = text.count("[") + text.count("{"), text.count(",")
     if lists > _MOST_LISTS or values > _MOST_VALUES:
@@ -46,11 +46,11 @@ def require_plain_json(text: str, source: str, remedy: str) -> None:
 
 
 def without_infinities(content: Any, place: str = "") -> tuple[Any, dict[str, float]]:
-    """The content with None for every number that is not finite, which JSON has no way to write, and where they were.
+    """The content with None for every non-finite number, which JSON cannot express, and those numbers by place.
 
     Args:
         content: plain values, as `json.dumps` takes them.
-        place: what to call it.
+        place: name of the content, the first part of every place.
     """
     if isinstance(content, float) and not math.isfinite(content):
         return None, {place: content}
@@ -67,23 +67,23 @@ def without_infinities(content: Any, place: str = "") -> tuple[Any, dict[str, fl
 
 
 def lenient(content: Any) -> str:
-    """Indented JSON for whoever looks at results; null for a number that is not finite."""
+    """Indented JSON for readers of results, with null for every non-finite number."""
     return json.dumps(without_infinities(content)[0], indent=1, allow_nan=False)
 
 
 def canonical(content: Mapping[str, Any]) -> str:
-    """The one text of `content`: keys in order, no spaces, no numbers that are not finite."""
+    """Canonical text of `content`: sorted keys, no spaces, finite numbers only."""
     return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def digest(content: Mapping[str, Any]) -> str:
-    """Hex SHA-256 of the canonical text of every field but `sha256`, which is where it is written."""
+    """SHA-256 in hex of the canonical text of all fields but `sha256`, the place of the hash."""
     hashed = {name: value for name, value in content.items() if name != "sha256"}
     return hashlib.sha256(canonical(hashed).encode()).hexdigest()
 
 
 def first_problem(error: ValidationError, source: str, remedy: str) -> ScheduleError:
-    """What pydantic found first, told as of a field in `source`."""
+    """Error for the first problem that pydantic found, naming the field in `source`."""
     problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
     field = ".".join(str(part) for part in problem["loc"])
     message = problem["msg"].removeprefix("Value error, ").removesuffix(" after validation")

@@ -85,7 +85,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def object_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
-    """Of S3's protocol; every test keeps to a prefix of its own."""
+    """A server of S3's protocol; every test keeps to a prefix of its own."""
     with running_object_server(tmp_path_factory.mktemp("swift")) as running:
         yield running
 

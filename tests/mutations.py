@@ -17,7 +17,7 @@ def fuzzed(test: Callable[..., Any]) -> Any:
 
 
 _ODD = (b"\x00", b"\xff", b"\xff" * 8, b"-1", b"9" * 400, b"[" * 2000, b'"', b"\n", b"\x1b[31m", b"\x00" * 512)
-"""What readers stumble over: ends of strings, numbers that are too large, depth, control characters, empty blocks."""
+"""Bytes that trip readers: ends of strings, numbers that are too large, depth, control characters, empty blocks."""
 
 
 @st.composite

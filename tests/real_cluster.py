@@ -1,4 +1,4 @@
-"""How integration tests reach a real Ray head: the ways that a user has."""
+"""A real Ray head for integration tests, reached in the ways that a user has."""
 
 import io
 import json
@@ -151,7 +151,7 @@ def _set(variables: dict[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _captured() -> Iterator[tuple[io.StringIO, io.StringIO]]:
-    """What goes to stdout and to stderr while the context lasts, warnings that are logged among the latter."""
+    """Stdout and stderr of the context; logged warnings are part of stderr."""
     with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
         logged = logging.StreamHandler(err)
         logged.setLevel(logging.WARNING)
@@ -172,7 +172,7 @@ def meanwhile(work: Callable[[], object]) -> Iterator[None]:
 
 
 def named(processes: Iterable[psutil.Process], name: str) -> list[psutil.Process]:
-    """Those that have this in their names, but for those that end meanwhile."""
+    """Processes with this in their names; some may end meanwhile."""
     found = []
     for process in processes:
         with suppress(psutil.NoSuchProcess):

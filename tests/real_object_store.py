@@ -1,7 +1,6 @@
 """A real server of the S3 protocol: OpenStack Swift on a folder, which checks keys and signatures as S3 does."""
 
 import getpass
-import os
 import re
 import secrets
 import signal
@@ -51,7 +50,7 @@ use = egg:swift#{kind}
 """
 _PROXY = f"""
 [pipeline:main]
-pipeline = catch_errors s3api {{deaf}} tempauth slo proxy-server
+pipeline = catch_errors s3api tempauth slo proxy-server
 [app:proxy-server]
 use = egg:swift#proxy
 account_autocreate = true
@@ -62,8 +61,6 @@ use = egg:swift#s3api
 location = {_REGION}
 [filter:slo]
 use = egg:swift#slo
-[filter:deaf]
-paste.filter_factory = deaf_filter:deaf_to_conditions
 [filter:tempauth]
 use = egg:swift#tempauth
 user_{_KEY.replace(":", "_")} = {{secret}} .admin
@@ -127,11 +124,8 @@ class ObjectServer:
 
 
 @contextmanager
-def running_object_server(folder: Path, deaf: bool = False) -> Iterator[ObjectServer]:
-    """Serves one empty bucket, `BUCKET`, on a free port, with the objects in the folder, until the context ends.
-
-    A `deaf` one overhears If-None-Match.
-    """
+def running_object_server(folder: Path) -> Iterator[ObjectServer]:
+    """Serves one empty bucket, `BUCKET`, on a free port, with the objects in the folder, until the context ends."""
     (folder / "devices" / "disk").mkdir(parents=True)
     (folder / "swift.conf").write_text(_SWIFT)
     *storage_ports, port = free_ports(len(_KINDS) + 1)
@@ -140,7 +134,7 @@ def running_object_server(folder: Path, deaf: bool = False) -> Iterator[ObjectSe
             _make_ring(folder, kind, its_port)
             stack.callback(_kill, _start(folder, kind, its_port, _STORAGE.format(kind=kind)))
         secret = f"a-secret-{secrets.token_hex(8)}"
-        start = partial(_start, folder, "proxy", port, _PROXY.format(deaf="deaf" if deaf else "", secret=secret))
+        start = partial(_start, folder, "proxy", port, _PROXY.format(secret=secret))
         server = ObjectServer(port, secret, folder / "devices" / "disk" / "objects", start(), start)
         stack.callback(lambda: _kill(server.proxy))
         wait_until(lambda: _has_bucket(server))
@@ -159,10 +153,7 @@ def _start(folder: Path, kind: str, port: int, sections: str) -> subprocess.Pope
     config.write_text(_COMMON.format(port=port, user=getpass.getuser(), folder=folder) + sections)
     with (folder / f"{kind}.log").open("ab") as log:
         command = [_program(f"swift-{kind}-server"), str(config), "--verbose"]
-        path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-        return subprocess.Popen(
-            command, stdout=log, stderr=log, start_new_session=True, cwd=folder, env=os.environ | {"PYTHONPATH": path}
-        )
+        return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd=folder)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -186,7 +177,7 @@ def _has_bucket(server: ObjectServer) -> bool:
 
 
 def files_with_secrets(folder: Path) -> list[Path]:
-    """Those below the folder that show the key of a server of this module."""
+    """Files below the folder that show the key of a server of this module."""
     return [path for path in folder.rglob("*") if path.is_file() and _shows_secret(path)]
 
 

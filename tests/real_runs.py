@@ -9,7 +9,7 @@ from real_object_store import BUCKET, ObjectServer
 from l2c_ray.storage.objects import ObjectStore
 
 RUNS = f"s3://{BUCKET}/runs"
-"""Where runs are kept whose cluster was started without the keys: nobody but their driver has them."""
+"""Storage of runs on a cluster without its keys, which only the driver has."""
 
 
 RESUMED = (*SMALL, "cluster.workers=2", "run.seed=3", "run.name='resumed'")
@@ -18,14 +18,14 @@ RESUMED = (*SMALL, "cluster.workers=2", "run.seed=3", "run.name='resumed'")
 
 @dataclass(frozen=True)
 class ResumedRun:
-    """What was seen of that run."""
+    """Observations of that run."""
 
     stopped_at: int
     """Iterations of its first job."""
     iterations: int
     """In the end."""
     log: str
-    """Of its second job."""
+    """Log of its second job."""
 
 
 def learning(*overrides: str) -> list[str]:
@@ -43,5 +43,5 @@ def checkpoints(store: ObjectStore, run: str) -> list[str]:
 
 
 def iterations(log: str) -> list[int]:
-    """Those that the log tells of."""
+    """Iterations in a log."""
     return [int(number) for number in re.findall(r"^learning (\d+)/", log, re.MULTILINE)]

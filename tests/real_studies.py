@@ -48,7 +48,7 @@ def finished(trials: list[FrozenTrial]) -> int:
 
 
 def assert_each_but_once(trials: list[FrozenTrial], wanted: int) -> None:
-    """As many finished trials as were wanted, nothing left, and every lost one run again by exactly one other."""
+    """Asserts the wanted number of finished trials, none left, and exactly one retry of every lost one."""
     assert {trial.state.name for trial in trials} <= {"COMPLETE", "FAIL"}
     assert finished(trials) == wanted
     lost = [trial.number for trial in trials if trial.state.name == "FAIL"]

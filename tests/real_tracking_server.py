@@ -18,7 +18,7 @@ from real_cluster import wait_until
 class TrackingServer:
     address: str
     group: int
-    """Of its processes."""
+    """The process group of the server."""
 
     def signal(self, number: signal.Signals) -> None:
         os.killpg(self.group, number)

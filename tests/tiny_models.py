@@ -14,7 +14,7 @@ UVIT_SHAPE = UViTShape(depth=2, width=8, heads=2, image_size=4, channels=1, patc
 
 
 def tiny_dit(*, depth: int = 2, channels: int = 1, out_channels: int | None = None, classes: int = 3) -> DiT:
-    """Of width 8."""
+    """A model of width 8."""
     torch.manual_seed(0)
     transformer = DiTTransformer2DModel(
         num_attention_heads=2,

@@ -1,7 +1,7 @@
-"""Executors that decide while they sample what to reuse, to compare schedules with.
+"""Dynamic rules, rivals of schedules: executors that decide while they sample which units to reuse.
 
-Their decisions depend on the input, and are made for the request's batch as a whole: they make no schedule, and
-what they cost is known only afterwards.
+Their decisions depend on the input and are made for a request's whole batch, so that no schedule comes of them and
+their cost is known only afterwards.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from l2c_ray.config.base import Section
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from l2c_ray.models.base import Branch, Unit
+    from l2c_ray.models.base import Unit, UnitHandler
 
 
 class Threshold(Section):
     """Settings of a dynamic rule."""
 
     threshold: Annotated[float, Field(ge=0)]
-    """Of the relative L1 change, from which on everything is computed; at 0 nothing is ever reused."""
+    """Relative L1 change from which on everything is computed; at 0 nothing is ever reused."""
 
 
 class DynamicExecutor(ABC):
-    """The branches of one request: the first units are always computed, and their outputs decide about all others.
+    """Unit handlers of one request: the first units are always computed, and their outputs decide about all others.
 
     Holds that request's cache, so every request needs an executor of its own.
     """
@@ -45,14 +45,14 @@ class DynamicExecutor(ABC):
         self._values: dict[int, Tensor] = {}
         """The last outputs of the units that are not watched."""
 
-    def __call__(self, step: int) -> Branch:
-        """The branch that runs the units of `step`; steps must be asked for in order."""
+    def __call__(self, step: int) -> UnitHandler:
+        """The unit handler of `step`; steps must be asked for in order."""
         row = [0] * self._units
         self.computed.append(row)
         outputs: list[Tensor] = []
         all_others = True
 
-        def branch(unit: int, compute: Callable[[], Tensor]) -> Tensor:
+        def handle(unit: int, compute: Callable[[], Tensor]) -> Tensor:
             nonlocal all_others
             if unit < self._watched:
                 row[unit] = 1
@@ -65,7 +65,7 @@ class DynamicExecutor(ABC):
                 self._values[unit] = compute()
             return self._values[unit]
 
-        return branch
+        return handle
 
     @abstractmethod
     def _must_compute(self, outputs: list[Tensor]) -> bool:
@@ -125,11 +125,11 @@ def relative_change(values: Sequence[Tensor], reference: Sequence[Tensor]) -> Te
 
 @dataclass(frozen=True)
 class DynamicRule:
-    """A way to make executors."""
+    """A dynamic rule by its name in `DYNAMIC_RULES`."""
 
     settings: type[Threshold]
     executor: Callable[[Sequence[Unit], Threshold], DynamicExecutor]
-    """From the model's units and settings, for one request."""
+    """Makes the executor of one request from the model's units and the settings."""
     sweep: tuple[Threshold, ...]
     """Settings that trace the rule's curve over compute shares, from much compute to little."""
 

@@ -1,4 +1,4 @@
-"""Runs a schedule: computes what its table says, and takes the rest from the values that were computed last."""
+"""Running a schedule: units are computed where its table says so, and else made of the values computed last."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -7,22 +7,22 @@ import torch
 from torch import Tensor
 
 from l2c_ray.caching.plan import Plan, plan
-from l2c_ray.models.base import Branch
+from l2c_ray.models.base import UnitHandler
 from l2c_ray.schedule import Table
 
 
 class ScheduleExecutor:
-    """The branches of one request. Holds that request's cache, so every request needs an executor of its own."""
+    """The unit handlers of one request. Holds that request's cache, so every request needs an executor of its own."""
 
     def __init__(self, table: Table) -> None:
         self._plan: Plan = plan(table)
         self._computed: defaultdict[int, list[Tensor]] = defaultdict(list)
 
-    def __call__(self, step: int) -> Branch:
-        """The branch that runs the units of `step`; steps must be asked for in order."""
+    def __call__(self, step: int) -> UnitHandler:
+        """The unit handler of `step`; steps must be asked for in order."""
         actions = self._plan[step]
 
-        def branch(unit: int, compute: Callable[[], Tensor]) -> Tensor:
+        def handle(unit: int, compute: Callable[[], Tensor]) -> Tensor:
             action, values = actions[unit], self._computed[unit]
             if action.weights is None:
                 values.insert(0, compute())
@@ -32,11 +32,11 @@ class ScheduleExecutor:
             del values[action.keep :]
             return output
 
-        return branch
+        return handle
 
 
 def weighted_sum(values: list[Tensor], weights: tuple[float, ...]) -> Tensor:
-    """Of the first values; the first one itself where it is all that counts."""
+    """Sum of the first `len(weights)` values by their weights; the first value itself for the single weight 1."""
     if weights == (1.0,):
         return values[0]
     total = values[0] * weights[0]

@@ -1,4 +1,4 @@
-"""From samples to pictures: pixels are shown as they are, latents as their autoencoder decodes them."""
+"""Pictures of samples: pixels as they are, latents decoded by their autoencoder."""
 
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from l2c_ray.models.vae import LatentDecoder
 
 _CHANNELS_OF_PIXELS = (1, 3)
 _BATCH = 8
-"""Latents decoded at a time: their pixels, and all that an autoencoder makes on the way, take far more room."""
+"""Latents decoded at a time: pixels and the activations of an autoencoder take far more memory than latents."""
 
 
 def are_pixels(image_shape: tuple[int, int, int]) -> bool:
@@ -21,7 +21,7 @@ def are_pixels(image_shape: tuple[int, int, int]) -> bool:
 
 
 class Pictures:
-    """How the samples of a model are shown."""
+    """Decoder of a model's samples to pictures."""
 
     def __init__(self, model: CacheableTransformer, vae: Path | None, key: str, device: str = "cpu") -> None:
         """Loads the autoencoder, if one is given.
@@ -51,7 +51,7 @@ class Pictures:
 
     @cached_property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of a picture, as making one shows."""
+        """Channels, height and width of a picture, found by making one."""
         channels, height, width = self.of(torch.zeros(1, *self._latents)).shape[1:]
         return channels, height, width
 

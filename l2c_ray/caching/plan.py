@@ -1,26 +1,28 @@
-"""Works out from a table, before any image is sampled, what each unit does at each step and what it keeps."""
+"""The plan of a schedule, made before any image is sampled: each unit's action at each step and the values it keeps."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from l2c_ray.schedule import Table
 
 
 @dataclass(frozen=True)
 class Action:
-    """What a unit does at one step."""
+    """Action of a unit at one step."""
 
     weights: tuple[float, ...] | None
-    """None: compute. Otherwise the output is this sum of the values computed last, the last one first."""
+    """None to compute. Otherwise weights of the values computed last, the last one first, whose sum is the output."""
     keep: int
-    """How many of the values computed last are still needed after this step; the others' memory is free."""
+    """Number of the values computed last that later steps need; the memory of the others is free."""
 
 
 Plan = tuple[tuple[Action, ...], ...]
 """[steps][units]."""
 
 
+@lru_cache(maxsize=64)
 def plan(table: Table) -> Plan:
-    """The actions of a table."""
+    """The actions of a table, worked out once for all batches that are run by it."""
     steps, units = range(len(table.compute)), range(len(table.compute[0]))
     by_unit = [_actions([_weights(table, step, unit) for step in steps]) for unit in units]
     return tuple(zip(*by_unit, strict=True))

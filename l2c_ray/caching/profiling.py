@@ -1,4 +1,4 @@
-"""How long each unit takes on a device, and so what a schedule gives back by reusing it."""
+"""Profiling: the time that each unit takes on a device, which a schedule saves by reusing it."""
 
 import statistics
 import time
@@ -12,9 +12,9 @@ from l2c_ray.config.profile import Profile
 from l2c_ray.models.base import CacheableTransformer
 
 _FORECAST = (2.0, -1.0)
-"""Weights of a forecast of order 1: what a reused unit takes instead of being computed."""
+"""Weights of a forecast of order 1, which a reused unit computes in place of its output."""
 _TIMESTEP = 500.0
-"""In the middle; an evaluation takes equally long at every one."""
+"""A timestep in the middle; an evaluation takes equally long at every one."""
 
 
 @torch.inference_mode()
@@ -23,12 +23,12 @@ def profile(
 ) -> Profile:
     """Times the units of whole evaluations, where the model's weights are and in their number format.
 
-    Of each time the median over the evaluations counts, so that a machine that is busy for a moment does not matter.
+    Times are medians over the evaluations, so that a machine that is busy for a moment does not matter.
 
     Args:
         batch_size: images in one evaluation.
         repeats: evaluations that are timed, after one that is not.
-        on_evaluation: told after each of them how many are done.
+        on_evaluation: called with the number of finished evaluations after each.
     """
     weights = next(model.parameters())
     device = weights.device
@@ -61,12 +61,12 @@ def profile(
 
 
 def device_name(device: torch.device) -> str:
-    """Of a GPU its own; of a CPU how many threads torch takes there."""
+    """Name of the GPU; for a CPU, the number of torch's threads."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
 
 
 def wait_for(device: torch.device) -> None:
-    """A GPU is given its work and goes on by itself."""
+    """Waits until a GPU has finished the work queued on it; returns at once for a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -80,5 +80,5 @@ def _timed(work: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, fl
 
 
 def _median(times: list[float]) -> float:
-    """Without the first, which pays for what only the first evaluation needs."""
+    """The median without the first time, which includes the costs of the first evaluation alone."""
     return statistics.median(times[1:])

@@ -1,4 +1,4 @@
-"""Running a schedule while noting which units are really computed, to hold against what its table says."""
+"""Running a schedule while recording which units are really computed, to compare with its table."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -6,18 +6,18 @@ from typing import Protocol
 from torch import Tensor
 
 from l2c_ray.caching.executor import ScheduleExecutor
-from l2c_ray.models.base import Branch
+from l2c_ray.models.base import UnitHandler
 from l2c_ray.schedule import Table
 
 
 class RecordedExecutor(Protocol):
-    """Runs the units of one request, and tells afterwards which of them it computed."""
+    """An executor of one request that records which units it computed."""
 
     computed: list[list[int]]
-    """[steps so far][units]: how often each unit was computed."""
+    """[steps so far][units]: number of times that each unit was computed."""
 
-    def __call__(self, step: int) -> Branch:
-        """The branch that runs the units of `step`; steps must be asked for in order."""
+    def __call__(self, step: int) -> UnitHandler:
+        """The unit handler of `step`; steps must be asked for in order."""
 
 
 class RecordingExecutor:
@@ -30,16 +30,16 @@ class RecordingExecutor:
         self._units = len(table.compute[0])
         self._executor = ScheduleExecutor(table)
 
-    def __call__(self, step: int) -> Branch:
+    def __call__(self, step: int) -> UnitHandler:
         row = [0] * self._units
         self.computed.append(row)
         run = self._executor(step)
 
-        def branch(unit: int, compute: Callable[[], Tensor]) -> Tensor:
+        def handle(unit: int, compute: Callable[[], Tensor]) -> Tensor:
             def counted() -> Tensor:
                 row[unit] += 1
                 return compute()
 
             return run(unit, counted)
 
-        return branch
+        return handle

@@ -1,4 +1,4 @@
-"""Times a schedule against the full run in this process and tells what comes of it."""
+"""`l2c bench`: times a schedule against the baseline in this process and reports the speed-up."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def bench_and_report(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Times full and cached sampling in turn, then prints both beside what the schedule promises."""
+    """Times baseline and cached sampling in turn, then prints both beside the speed-up that the schedule promises."""
     weights.require_possible(name)
     schedule = Schedule.from_json(read_text(schedule_file), source=str(schedule_file))
 
@@ -43,7 +43,7 @@ def bench_and_report(
         torch.set_num_threads(threads)
     with progress_display() as display:
         steps = pipeline.solver.steps
-        plan = f"timing {repeats} pairs of a full and a cached run of {batch_size} images, {steps} steps each"
+        plan = f"timing {repeats} pairs of a baseline and a cached run of {batch_size} images, {steps} steps each"
         display.begin(plan, "timing", repeats * steps)
         timing = time_in_turn(pipeline, schedule, batch_size, repeats, display.update)
     result = {"model": name, **_setting(pipeline, weights, batch_size), **_measured(timing)}
@@ -59,7 +59,7 @@ def _pipeline_of(schedule: Schedule, name: str, weights: Weights) -> Pipeline:
     from l2c_ray.evaluation.cost import require_fit
 
     if schedule.model.name != name:
-        # Before any weights are made or read, which takes a while.
+        # Refused before any weights are made or read, which takes a while.
         schedule.require(zoo.skeleton(name).identity(), schedule.sampler)
     model = weights.load(name)
     solver = make_solver(schedule.sampler.name, schedule.sampler.steps, model)
@@ -85,7 +85,7 @@ def _setting(pipeline: Pipeline, weights: Weights, batch_size: int) -> dict[str,
 
 def _measured(timing: Timing) -> dict[str, Any]:
     return {
-        "full_seconds": timing.full,
+        "full_seconds": timing.baseline,
         "cached_seconds": timing.cached,
         "speedups": timing.speedups,
         "speedup": timing.speedup,
@@ -95,7 +95,7 @@ def _measured(timing: Timing) -> dict[str, Any]:
 
 
 def _table(result: dict[str, Any]) -> Table:
-    table = Table(title="full and cached sampling in turn", show_header=False)
+    table = Table(title="baseline and cached sampling in turn", show_header=False)
     for key, value in result.items():
         table.add_row(key.replace("_", " "), _readable(value))
     return table

@@ -1,4 +1,4 @@
-"""Runs the frontier protocol in this process and tells what comes of it."""
+"""`l2c compare`: runs the frontier protocol in this process and reports the results."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from l2c_ray.strict_json import lenient
 
 if TYPE_CHECKING:
     from l2c_ray.caching.pipeline import Pipeline
+    from l2c_ray.evaluation.comparison import Comparison
     from l2c_ray.evaluation.frontier import Measurement
     from l2c_ray.policies.rules import NamedSettings
     from l2c_ray.schedule import Schedule
 
 _LEAST_CHUNK, _MOST_CHUNK = 8, 64
 _CHUNKS = 8
-"""Wanted of each candidate, where there are images enough: the median of their times bears a machine that is busy."""
+"""Chunks per candidate if there are images enough: the median of their times bears a machine that is busy."""
 
 
 def require_comparable(policies: Sequence[str], schedules: Sequence[str], out: Path | None) -> None:
-    """Refuses what can be seen to be wrong before a model is loaded.
+    """Refuses inputs that are wrong for any model, before one is loaded.
 
     Raises:
         ConfigError, StorageError, ScheduleError: names the rule, file or folder.
@@ -49,7 +50,7 @@ def compare_and_report(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Measures the schedules and the rules to beat; prints a table or JSON, and writes all there is to see to `out`.
+    """Measures the schedules and their rivals; prints a table or JSON, and writes table, plots and schedules to `out`.
 
     Args:
         policies: as `chosen_rules` reads them; every rule where there are none.
@@ -63,16 +64,16 @@ def compare_and_report(
     first_seed = FIRST_SEED if first_seed is None else first_seed
     rules = chosen_rules(policies or every_rule())
     chosen = _find_all(schedules, pipeline) if schedules else shipped_schedules(pipeline)
-    measurements = _measure(pipeline, chosen, rules, images, first_seed)
-    report = _as_dict(pipeline, images, first_seed, measurements)
+    comparison = measure_frontier(pipeline, chosen, rules, images, first_seed)
+    report = _as_dict(pipeline, images, first_seed, comparison)
     if as_json:
         print_json(report, indent=1)
     else:
-        console.print(frontier_table(measurements))
+        console.print(frontier_table(comparison))
     if out:
         write_text(out / "frontier.json", lenient(report) + "\n")
-        write_bytes(out / "frontier.png", plot_frontier(measurements))
-        write_bytes(out / "frontier-time.png", plot_frontier_over_time(measurements))
+        write_bytes(out / "frontier.png", plot_frontier(comparison))
+        write_bytes(out / "frontier-time.png", plot_frontier_over_time(comparison))
         for name, schedule in chosen.items():
             # Two files may have one name; the hash tells them apart.
             stem = f"{Path(name).name.removesuffix('.json')}-{schedule.sha256[:8]}"
@@ -108,13 +109,14 @@ def _in_folder(name: str) -> list[str]:
     return files
 
 
-def _measure(
+def measure_frontier(
     pipeline: Pipeline,
     schedules: dict[str, Schedule],
     rules: Sequence[NamedSettings],
     images: int,
     first_seed: int,
-) -> list[Measurement]:
+) -> Comparison[Measurement]:
+    """Runs the frontier protocol with progress on stderr: schedules, fewer steps and rules on the same images."""
     from l2c_ray.data import digits
     from l2c_ray.evaluation.candidates import frontier_candidates
     from l2c_ray.evaluation.frontier import Sampler, measure
@@ -125,18 +127,18 @@ def _measure(
 
         def on_calibrated(done: int, total: int) -> None:
             if not done:
-                display.begin(f"calibrating rules on full runs of {total} images", "calibrating", total)
+                display.begin(f"calibrating rules on the baseline's {total} images", "calibrating", total)
             else:
                 display.update(done)
 
         candidates = frontier_candidates(pipeline, schedules, rules, on_calibrated)
-        sampler = Sampler(model, pipeline.solver.name, pipeline.guidance, chunk)
+        sampler = Sampler(pipeline, chunk)
         real = digits.images_to_judge(model.image_shape)
         on_images = partial(display.on_images, title="comparing")
         return measure(candidates, sampler, images, model.num_classes, real, chunk, on_images, first_seed)
 
 
-def _as_dict(pipeline: Pipeline, images: int, first_seed: int, measurements: Sequence[Measurement]) -> dict[str, Any]:
+def _as_dict(pipeline: Pipeline, images: int, first_seed: int, comparison: Comparison[Measurement]) -> dict[str, Any]:
     from l2c_ray.evaluation.frontier import PROTOCOL
 
     solver, guidance = pipeline.solver, pipeline.guidance
@@ -147,5 +149,5 @@ def _as_dict(pipeline: Pipeline, images: int, first_seed: int, measurements: Seq
         "model": pipeline.model.name,
         "sampler": {"name": solver.name, "steps": solver.steps},
         "guidance": guidance.model_dump(),
-        "rows": [measurement.as_dict() for measurement in measurements],
+        "rows": [measurement.as_dict() for measurement in comparison],
     }

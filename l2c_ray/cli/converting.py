@@ -1,4 +1,4 @@
-"""From the formats of other projects to schedule files and back, telling what is odd or lost on the way."""
+"""`l2c schedule import` and `export`: other projects' formats to schedule files and back."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _EXPORTS = {"smoothcache": smoothcache.export, "cache-dit": cache_dit.export}
 
 
 def format_of(file: Path, given: ImportFormat | None, theta: float | None) -> ImportFormat:
-    """The format of `file`, which is recognised unless given.
+    """The format of `file`: the given one, or the one recognised.
 
     Raises:
         StorageError: the file cannot be read.
-        InvalidInputError: `theta` is no score, missing for this format, or none of its business.
+        InvalidInputError: `theta` is no score, or is missing or given for a format that needs it or has none.
     """
     if theta is not None and not 0 <= theta <= 1:
         raise InvalidInputError("--threshold", f"{theta} is not in [0, 1], where scores are", "take one of the range")
@@ -41,7 +41,7 @@ def format_of(file: Path, given: ImportFormat | None, theta: float | None) -> Im
 def import_and_report(
     file: Path, file_format: ImportFormat, pipeline: Pipeline, theta: float | None, out: Path
 ) -> None:
-    """Writes the schedule in `file` to `out`, made for the pipeline, whose model may be without weights."""
+    """Writes the schedule in `file` to `out` for the pipeline, whose model may be without weights."""
     from l2c_ray.evaluation.cost import make_schedule
     from l2c_ray.interop import l2c_router
     from l2c_ray.models.checkpoints import digest

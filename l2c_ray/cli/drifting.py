@@ -1,4 +1,4 @@
-"""Measures a live schedule again in this process, and tells whether it still does what its version says."""
+"""`l2c drift`: measures a live schedule again in this process and compares it with its version's record."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from l2c_ray.cli.json_output import print_json
 from l2c_ray.cli.output import checks_table, console
 from l2c_ray.cli.progress import progress_display
 from l2c_ray.errors import GateError, IntegrityError, ScheduleError
-from l2c_ray.models import zoo
 from l2c_ray.registry import tracking
 from l2c_ray.registry.versions import load_schedule, look_up, parse_reference
-from l2c_ray.sampling.solvers import make_solver
 
 if TYPE_CHECKING:
     from l2c_ray.caching.pipeline import Pipeline
@@ -28,10 +26,10 @@ _IMAGES = 512
 def drift_and_report(
     reference: str, checkpoint: Path | None, images: int | None, batch_size: int, as_json: bool
 ) -> None:
-    """Prints what holds and what does not.
+    """Prints the checks of a version.
 
     Raises:
-        GateError: something does not hold.
+        GateError: a check fails.
     """
     parse_reference(reference)
     version = look_up(tracking.connect(), reference)
@@ -54,34 +52,33 @@ def _check(version: RegisteredVersion, checkpoint: Path | None, images: int, bat
         schedule = load_schedule(version)
     except (IntegrityError, ScheduleError) as error:
         return [Check("schedule", False, error.problem)]
-    model = zoo.load(schedule.model.name, checkpoint)
-    solver = make_solver(schedule.sampler.name, schedule.sampler.steps, model)
-    pipeline = Pipeline(model, solver, schedule.sampler.guidance)
+    pipeline = Pipeline.for_schedule(schedule, checkpoint)
     weights, sampler = identity_checks(schedule, pipeline)
     if not sampler.passed:
         # Its steps or units mean something else here.
         return [weights, sampler]
-    # With other weights too it is worth knowing what the schedule does to them.
+    # Its error with other weights is worth knowing too.
     mine = _measure(for_weights_of(schedule, pipeline), pipeline, images, batch_size)
     return [weights, sampler, drift_check(version.mse, mine, Resampling()), skips_check(schedule, mine)]
 
 
 def _measure(schedule: Schedule, pipeline: Pipeline, images: int, batch_size: int) -> Remeasured:
     from l2c_ray.evaluation import classifier
-    from l2c_ray.evaluation.candidates import gate_candidates
+    from l2c_ray.evaluation.candidates import baseline, recorded, scheduled
+    from l2c_ray.evaluation.comparison import Comparison
     from l2c_ray.evaluation.frontier import Sampler
     from l2c_ray.evaluation.remeasurement import frontier_draws, remeasure
 
     model = pipeline.model
-    candidates = gate_candidates(pipeline, {"schedule": schedule})[:2]
-    sampler = Sampler(model, pipeline.solver.name, pipeline.guidance, batch_size)
+    candidates = Comparison(baseline(pipeline), {"schedule": recorded(scheduled("schedule", schedule))})
+    sampler = Sampler(pipeline, batch_size)
     draws, judge = frontier_draws(images, model.num_classes), classifier.judge_of(model.image_shape)
     with progress_display() as display:
-        _, mine = remeasure(candidates, sampler, draws, batch_size, judge, display.on_images)
-    return mine
+        measured = remeasure(candidates, sampler, draws, batch_size, judge, display.on_images)
+    return measured.schedules["schedule"]
 
 
 def _images_of(version: RegisteredVersion) -> int:
-    """As many as the version was measured on, so that the very same images are made again."""
-    told = re.search(r"images=([1-9]\d{0,6})(?!\d)", version.protocol)
-    return int(told[1]) if told else _IMAGES
+    """Number of images that the version was measured on, so that the very same ones are made again."""
+    stated = re.search(r"images=([1-9]\d{0,6})(?!\d)", version.protocol)
+    return int(stated[1]) if stated else _IMAGES

@@ -1,4 +1,4 @@
-"""Encodes images to latents and tells what comes of it."""
+"""`l2c encode`: encodes images to latents and reports the result."""
 
 from dataclasses import asdict
 
@@ -10,7 +10,7 @@ from l2c_ray.config.encoding import EncodingConfig
 
 
 def encode_and_report(config: EncodingConfig, as_json: bool) -> None:
-    """Encodes with progress on the way, then says what is where."""
+    """Encodes with a progress display, then prints the result."""
     require_there("source.images", config.source.images)
     require_there("latents.vae", config.latents.vae)
 

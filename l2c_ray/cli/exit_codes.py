@@ -1,4 +1,4 @@
-"""How a command ends: with an exit code, and with one line on stderr that names what is wrong."""
+"""Exit codes of commands, and the line on stderr that names what is wrong."""
 
 import io
 import os
@@ -12,7 +12,7 @@ from l2c_ray.errors import L2CError, OutputError
 
 @contextmanager
 def errors_as_exit_codes() -> Iterator[None]:
-    """Ends the process with the exit code of a typed error, of which one is that results cannot be written."""
+    """Ends the process with the exit code of a typed error, also if results cannot be written."""
     _replace_standard_streams()
     try:
         try:
@@ -21,7 +21,7 @@ def errors_as_exit_codes() -> Iterator[None]:
             sys.stdout.flush()
     except L2CError as error:
         if isinstance(error, OutputError):
-            # What is in its buffer is written once more when the process ends.
+            # Its buffer is written once more when the process ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, _NoReaderError):
             print(f"error: {error}", file=sys.stderr)
@@ -29,11 +29,11 @@ def errors_as_exit_codes() -> Iterator[None]:
 
 
 class _NoReaderError(OutputError):
-    """Whoever read the output (`| head`) has enough, and need not be told."""
+    """The reader of the output (`| head`) has closed it, and need not be told."""
 
 
 class _Output(io.FileIO):
-    """Where results go, with typed errors."""
+    """Standard output, with typed errors."""
 
     def write(self, data: Any, /) -> int:
         try:
@@ -45,7 +45,7 @@ class _Output(io.FileIO):
 
 
 class _Notes(io.FileIO):
-    """Where errors and progress go; work does not end because they cannot be told."""
+    """Standard error; work goes on if it cannot be written."""
 
     def write(self, data: Any, /) -> int:
         with suppress(OSError):
@@ -54,7 +54,7 @@ class _Notes(io.FileIO):
 
 
 def _replace_standard_streams() -> None:
-    """Gives stdout and stderr the above, and opens what the caller has closed, so that no file gets its number."""
+    """Replaces stdout and stderr by the above, and opens closed streams, so that no file gets their numbers."""
     if sys.stdin is None:
         sys.stdin = os.fdopen(os.open(os.devnull, os.O_RDONLY))
     if sys.stdout is None or sys.stdout is sys.__stdout__:
@@ -64,7 +64,7 @@ def _replace_standard_streams() -> None:
 
 
 def _text(kind: type[io.FileIO], before: Any) -> TextIO:
-    """The stream with another file below; one that cannot be written in place of a closed one."""
+    """The stream on a file of this kind; for a closed one, a stream that cannot be written."""
     if before is None:
         return io.TextIOWrapper(io.BufferedWriter(kind(os.open(os.devnull, os.O_RDONLY), "w")))
     before.flush()

@@ -1,4 +1,4 @@
-"""Generates images in shards or judges them, and tells what comes of it."""
+"""`l2c imagenet`: generates images in shards, or scores them, and reports the result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def generate_and_report(config: GenerationConfig, as_json: bool) -> None:
-    """Generates with progress on the way, then says what is where."""
+    """Generates with a progress display, then prints the result."""
     require_pipeline(config.model, config.sampler)
     require_there("model.vae", config.model.vae)
     if config.images.schedule:
@@ -37,7 +37,7 @@ def generate_and_report(config: GenerationConfig, as_json: bool) -> None:
 
 
 def evaluate_and_report(images: str, reference: Path, weights: Path, batch_size: int, as_json: bool) -> None:
-    """Judges with progress on the way, then prints the scores."""
+    """Scores images with a progress display, then prints the scores."""
     require_there("FOLDER|S3", images)
     require_there("--reference", str(reference))
     require_there("--inception", str(weights))
@@ -48,7 +48,7 @@ def evaluate_and_report(images: str, reference: Path, weights: Path, batch_size:
     from l2c_ray.evaluation.imagenet.reference import Reference
     from l2c_ray.evaluation.imagenet.scores import Judge
     from l2c_ray.evaluation.imagenet.shards import ImageShards
-    from l2c_ray.storage.objects import open_store
+    from l2c_ray.storage.opening import open_store
 
     generated, real = ImageShards(open_store(images)), Reference(reference)
     network = inception.load(weights, "cuda" if torch.cuda.is_available() else "cpu")

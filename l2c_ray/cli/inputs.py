@@ -1,4 +1,4 @@
-"""From what a user typed to the things it names; what is wrong is found before torch is imported, where it can be."""
+"""Inputs of commands: models, samplers, weights and schedules by name, checked before torch is imported if possible."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from l2c_ray.cli.options import Device, NumberFormat
 from l2c_ray.config.learn import ModelSection, SamplerSection
 from l2c_ray.errors import InvalidInputError, StorageError
 from l2c_ray.models import zoo
+from l2c_ray.models.labels import require_label
 from l2c_ray.sampling import solvers
 from l2c_ray.schedule import MOST_GUIDANCE, Guidance, GuidanceRule, Schedule
 from l2c_ray.storage.files import read_text
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
     from l2c_ray.models.base import CacheableTransformer
 
 _SEED = 0
-"""Of random weights."""
+"""Seed of random weights."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Where the weights come from and where they go."""
+    """Source of a model's weights, and the device and number format to load them in."""
 
     random: bool
     checkpoint: Path | None
@@ -32,7 +33,7 @@ class Weights:
     dtype: NumberFormat
 
     def require_possible(self, name: str) -> None:
-        """Raises InvalidInputError if there is no such model, or there are no such weights or no such device."""
+        """Raises InvalidInputError if the model, its weights or the device is not there."""
         if self.random and self.checkpoint:
             raise InvalidInputError("--checkpoint", "is given beside --random-weights", "give one of them")
         if self.random:
@@ -75,15 +76,15 @@ def require_there(key: str, place: str | None) -> None:
             raise StorageError(place, f"cannot be read ({error.strerror})", f"correct {key}") from error
 
 
-def require_label(model: str, checkpoint: Path | None, label: int) -> None:
-    """Refuses a class that the model is known not to have.
+def require_known_label(model: str, checkpoint: Path | None, label: int) -> None:
+    """Refuses a class that the model has not, if its number of classes is known before it is loaded.
 
     Raises:
         InvalidInputError: it has no such class, or there is no such model.
     """
     classes = zoo.num_classes_of(model, "MODEL", checkpoint)
-    if classes is not None and label >= classes:
-        raise InvalidInputError("--label", f"{label} is not a class of {model}", f"take 0..{classes - 1}")
+    if classes is not None:
+        require_label(label, classes, model, key="--label")
 
 
 def open_pipeline(
@@ -94,7 +95,7 @@ def open_pipeline(
     guidance_scale: float | None,
     guidance_rule: GuidanceRule | None,
 ) -> Pipeline:
-    """The model with the sampler that it is run by; what is not given is that of the model's authors."""
+    """The model's pipeline; sampler and guidance are those of the model's authors unless given."""
     guidance = guidance_of(model, "MODEL", guidance_scale, guidance_rule)
     entry = zoo.require(model, checkpoint)
     sampler = sampler or entry.sampler
@@ -102,8 +103,7 @@ def open_pipeline(
 
     from l2c_ray.caching.pipeline import Pipeline
 
-    loaded = zoo.load(model, checkpoint)
-    return Pipeline(loaded, solvers.make_solver(sampler, steps, loaded), guidance)
+    return Pipeline.load(model, checkpoint, sampler=sampler, steps=steps, guidance=guidance)
 
 
 def guidance_of(model: str, key: str, scale: float | None, rule: GuidanceRule | None) -> Guidance:

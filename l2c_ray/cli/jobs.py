@@ -1,4 +1,4 @@
-"""What jobs/*.py are made of, so that a submitted job is the command of the same name."""
+"""The common part of jobs/*.py: each job is the command of the same name."""
 
 import argparse
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ from l2c_ray.errors import InvalidInputError
 
 
 class JobParser(argparse.ArgumentParser):
-    """Raises a typed error of wrong usage, as every other error is."""
+    """A parser that raises a typed error on wrong usage."""
 
     def error(self, message: str) -> NoReturn:
         raise InvalidInputError(self.prog, message, f"see {self.prog} --help")
 
 
 def run_job(command: Sequence[str], description: str | None, example: str) -> None:
-    """Takes `--config FILE` and any number of `--set KEY=VALUE` from the command line, runs `l2c` with them and exits.
+    """Runs `l2c` with `--config FILE` and any number of `--set KEY=VALUE` from the command line, and exits.
 
     Args:
         command: words of the `l2c` command, up to where its config file goes.

@@ -1,4 +1,4 @@
-"""JSON on stdout for scripts: every parser takes it."""
+"""JSON on stdout that every parser takes."""
 
 import json
 from typing import Any

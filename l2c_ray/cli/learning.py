@@ -1,4 +1,4 @@
-"""Runs the learning job and tells what comes of it."""
+"""`l2c learn`: runs the learning job and reports its results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def learn_and_report(config: LearnConfig, out: Path | None, as_json: bool) -> None:
-    """Learns with progress on the way, then prints the frontier and the version, or the whole result as JSON.
+    """Learns with a progress display, then prints the frontier and the versions, or the whole result as JSON.
 
     Args:
         out: a folder that the schedules are written to beside the registry, each named by its policy and compute share.
@@ -51,7 +51,7 @@ def learn_and_report(config: LearnConfig, out: Path | None, as_json: bool) -> No
     if as_json:
         print_json(_as_dict(result))
         return
-    console.print(frontier_table(result.measurements))
+    console.print(frontier_table(result.comparison))
     for version in result.versions:
         print_registered(version)
 
@@ -60,11 +60,11 @@ def _plan(config: LearnConfig, started: Started) -> str:
     workers, batch = config.cluster.workers, config.training.batch_size
     done = f", {started.done} of them are done" if started.done else ""
     learning = f"{started.iterations} iterations of {workers * batch} images on {workers} workers{done}"
-    return f"learning in {learning}; then measuring what comes of it on {config.evaluation.images} images"
+    return f"learning in {learning}; then measuring the schedules on {config.evaluation.images} images"
 
 
 def _named(schedules: list[Schedule]) -> dict[str, Schedule]:
-    """By policy and compute share, and by hash where that is not enough."""
+    """The schedules by a name of policy and compute share, and their hash where that is not unique."""
     named: dict[str, Schedule] = {}
     for schedule in schedules:
         name = f"{schedule.provenance.policy}-{schedule.compute_share:.3f}"
@@ -77,5 +77,5 @@ def _as_dict(result: LearnResult) -> dict[str, object]:
         "run_name": result.run_name,
         "mlflow_run_id": result.mlflow_run_id,
         "versions": [asdict(version) for version in result.versions],
-        "measurements": [measurement.as_dict() for measurement in result.measurements],
+        "measurements": [measurement.as_dict() for measurement in result.comparison],
     }

@@ -51,20 +51,19 @@ app.command("drift")(registry.drift)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs `l2c` with these arguments (the process's own unless given) and exits.
 
-    Exit codes: 0 done, 2 bad input, 3 a gate says no, 1 a failure at run time. The last line on stderr names what is
-    wrong.
+    Exit codes: 0 done, 2 bad input, 3 a gate says no, 1 a failure at run time. The last line on stderr names the cause.
     """
     complete_account()
     with errors_as_exit_codes():
-        environment.settle()
+        environment.normalize()
         sys.exit(_run(arguments))
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    """The exit code of a command that was used as it should be.
+    """Runs the command and returns its exit code.
 
     Raises:
-        InvalidInputError: it was not.
+        InvalidInputError: the command was used wrongly.
     """
     try:
         return int(app(arguments, standalone_mode=False) or 0)
@@ -138,11 +137,11 @@ def generate(
     vae: VaeOption = None,
 ) -> None:
     """Make one image, with a schedule or computing everything."""
-    from l2c_ray.cli.inputs import find_schedule, open_pipeline, read_schedule, require_label, require_there
+    from l2c_ray.cli.inputs import find_schedule, open_pipeline, read_schedule, require_known_label, require_there
     from l2c_ray.storage.files import require_writable, write_bytes
 
-    # All this is told of before the model is loaded, which takes a while.
-    require_label(model, checkpoint, label)
+    # All this is checked before the model is loaded, which takes a while.
+    require_known_label(model, checkpoint, label)
     require_there("--vae", str(vae) if vae else None)
     if schedule is not None:
         read_schedule(schedule)
@@ -205,13 +204,13 @@ def bench(
     random_weights: RandomWeightsOption = False,
     checkpoint: CheckpointOption = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; guidance doubles them.")] = 1,
-    repeats: Annotated[int, typer.Option(min=1, help="Pairs of a full and a cached run.")] = 3,
+    repeats: Annotated[int, typer.Option(min=1, help="Pairs of a baseline and a cached run.")] = 3,
     dtype: NumberFormatOption = "float32",
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Time full and cached sampling in turn, beside the speed-up that the schedule's multiply-accumulates promise."""
+    """Time baseline and cached sampling in turn, beside the speed-up that the multiply-accumulates promise."""
     from l2c_ray.cli.benching import bench_and_report
     from l2c_ray.cli.inputs import Weights
 

@@ -31,7 +31,7 @@ VaeOption = Annotated[
     Path | None, typer.Option(help="Folder of diffusers' AutoencoderKL, which decodes what a model of latents makes.")
 ]
 SamplerOption = Annotated[str | None, typer.Option(help="Sampler; that of the model's authors unless given.")]
-StepsOption = Annotated[int, typer.Option(min=2, max=MOST_STEPS, help="Model evaluations of a full run.")]
+StepsOption = Annotated[int, typer.Option(min=2, max=MOST_STEPS, help="Model evaluations per image.")]
 GuidanceOption = Annotated[
     float | None, typer.Option(min=0, help="Classifier-free guidance scale; the model's own unless given.")
 ]

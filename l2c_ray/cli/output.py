@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from l2c_ray.schedule import Table as ScheduleTable
 
 _LONGEST = 2000
-"""Characters of one text, for instance of a list of units."""
+"""Longest text in characters, for instance of a list of units."""
 
 
 class _PlainConsole(Console):
-    """Prints strings as they are, also those of others: markup is none, and each is one bounded line of its own.
+    """A console that prints strings, also untrusted ones, without markup and each as one line of bounded length.
 
-    What is to have several lines or a style is given as a rich `Text`.
+    Text with several lines or a style is given as a rich `Text`.
     """
 
     def __init__(self, is_terminal: bool, stderr: bool = False) -> None:
@@ -40,22 +40,23 @@ class _PlainConsole(Console):
         return super().render_str(printable(text, _LONGEST), **options)
 
 
-# Results go to stdout and how it goes to stderr, so that a script can read the one. Closed ones are None.
+# Results go to stdout and progress to stderr, so that a script can read the results. Closed streams are None.
 console = _PlainConsole(bool(sys.stdout and sys.stdout.isatty()))
 notes = _PlainConsole(bool(sys.stderr and sys.stderr.isatty()), stderr=True)
 
 
-def frontier_table(measurements: list[Measurement]) -> Table:
-    """One row for each candidate in the order given, a line between curves."""
+def frontier_table(measurements: Iterable[Measurement]) -> Table:
+    """A table with one row per candidate in the order given, and a line between curves."""
     title = (
-        "frontier protocol: error to the full run, Fréchet and kernel distance (FD, KD), at each share of its compute; "
+        "frontier protocol: error to the baseline, Fréchet and kernel distance (FD, KD), at each share of its compute; "
         "removed: of the cache steps' units"
     )
+    rows = list(measurements)
     table = Table(title=title, box=box.SIMPLE_HEAD, collapse_padding=True)
     table.add_column("", overflow="fold")
     for heading in ("share", "speed-up", "removed", "MSE", "PSNR", "SSIM", "FD", "FD to real", "KD"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for row, after in zip_longest(measurements, measurements[1:]):
+    for row, after in zip_longest(rows, rows[1:]):
         table.add_row(
             row.name,
             f"{row.compute_share:.3f}",
@@ -94,7 +95,7 @@ def versions_table(versions: list[RegisteredVersion]) -> Table:
 
 
 def checks_table(checks: Iterable[Mapping[str, Any]]) -> Table:
-    """What a gate asked and found; a check as `Check.as_dict` gives it."""
+    """A table of a gate's checks, each as `Check.as_dict` gives it."""
     table = Table()
     for heading in ("check", "", "found"):
         table.add_column(heading, overflow="fold")
@@ -104,7 +105,7 @@ def checks_table(checks: Iterable[Mapping[str, Any]]) -> Table:
 
 
 def print_registered(version: RegisteredVersion) -> None:
-    """Tells that a version is there now."""
+    """Reports a registered version."""
     aliases = f" ({', '.join(version.aliases)})" if version.aliases else ""
     console.print(f"registered as {version.name} version {version.version}{aliases}", soft_wrap=True)
     console.print(f"sha256 {version.sha256}", soft_wrap=True)
@@ -116,7 +117,7 @@ def move_in_words(move: AliasMove) -> str:
 
 
 def warn_of_extremes(table: ScheduleTable, may_reuse: Iterable[int]) -> None:
-    """Says so if a table computes everything, or nothing at the steps that may reuse."""
+    """Warns if a table computes everything, or nothing at the steps that may reuse."""
     if all(all(row) for row in table.compute):
         notes.print("warning: the schedule removes nothing: every unit is computed at every step", soft_wrap=True)
     elif not any(any(table.compute[step]) for step in may_reuse):
@@ -124,7 +125,7 @@ def warn_of_extremes(table: ScheduleTable, may_reuse: Iterable[int]) -> None:
 
 
 def schedule_summary(schedule: Schedule) -> dict[str, Any]:
-    """Units computed and removed, in all and by kind, and the cost; plain values for JSON."""
+    """Units computed and removed, in total and by kind, and the cost; plain values for JSON."""
     cost = schedule.cost
     return {
         "model": schedule.model.name,

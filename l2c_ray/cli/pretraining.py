@@ -1,4 +1,4 @@
-"""Trains a model from scratch and tells what comes of it."""
+"""The pretraining job: trains a model from scratch and prints its card."""
 
 import shlex
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from l2c_ray.storage.places import require_lasting
 
 
 def pretrain_and_report(config_file: Path, overrides: Sequence[str], out: Path) -> None:
-    """Trains with progress on the way, writes the model to the folder `out`, and prints its card."""
-    environment.settle()
+    """Trains with a progress display, writes the model to the folder `out`, and prints its card."""
+    environment.normalize()
     require_lasting(f"--out {out}", str(out))
     config = PretrainingConfig.read(config_file, overrides)
     zoo.entry_of(config.name, "name")

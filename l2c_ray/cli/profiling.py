@@ -1,4 +1,4 @@
-"""Measures how long a model's units take and writes the profile that a time budget is reckoned by."""
+"""`l2c profile`: measures the time of a model's units and writes the profile for time budgets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def profile_and_report(
     name: str, weights: Weights, batch_size: int, repeats: int, threads: int | None, out: Path
 ) -> None:
-    """Times the units, writes the profile to `out` and prints what each kind of unit takes of an evaluation."""
+    """Times the units, writes the profile to `out` and prints the share of each kind of unit in an evaluation."""
     weights.require_possible(name)
     require_writable(out)
 

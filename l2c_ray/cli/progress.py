@@ -1,4 +1,4 @@
-"""How far long work has come and how long it will take: a bar on a terminal, elsewhere a line now and then."""
+"""Progress displays of long work: a bar on a terminal, elsewhere a line now and then."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ from l2c_ray.printable import printable
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from l2c_ray.evaluation.frontier import Made
+    from l2c_ray.evaluation.frontier import ImageProgress
 
 _LINES_OF_A_LOG = 20
 _SECONDS_BETWEEN_LINES = 60.0
 
 
 class ProgressDisplay:
-    """Shows one piece of work after the other."""
+    """Shows the progress of one piece of work after the other."""
 
     def __init__(self, console: Console, bar: Progress, clock: Callable[[], float]) -> None:
         self._console = console
         self._bar = bar
         self._clock = clock
         self.title = ""
-        """Title of the work begun last; empty at first."""
+        """Title of the work begun last; empty at the start."""
 
     def begin(self, plan: str, title: str, total: int, done: int = 0) -> None:
-        """Says the plan, and shows the progress of work that is `total` long from now on.
+        """Prints the plan and begins to show the progress of new work.
 
         Args:
-            done: of it before now, which took none of the time that is measured.
+            total: size of the work.
+            done: part of it that was done before, which is left out when the speed is measured.
         """
         self._console.print(plan, soft_wrap=True)
         self.title, self._total = title, total
@@ -45,10 +46,10 @@ class ProgressDisplay:
         self._bar.update(self._task, completed=self._first)
 
     def update(self, done: int, note: str = "", share: float | None = None) -> None:
-        """Shows that `done` of the total is done; `note` says how it goes.
+        """Shows that `done` of the total is done, with a note.
 
         Args:
-            share: of all the work, where not each part of the total takes equally long.
+            share: finished share of the work, where the parts of the total take unequal times.
         """
         share = min(1.0, done / self._total if share is None else share)
         count, left = f"{done}/{self._total}", self._time_left(share)
@@ -58,16 +59,16 @@ class ProgressDisplay:
             how_far = ", ".join(filter(None, (f"{share:.0%}", left)))
             self._console.print(f"{self.title} {count} ({how_far}) {note}".rstrip(), soft_wrap=True)
 
-    def on_images(self, made: Made, title: str = "measuring") -> None:
-        """Shows measurements, one after the other: an `OnImages`."""
-        if not made.done:
-            images = f"{made.candidates} candidates on {made.images} images, {made.total:,} images in all"
-            self.begin(f"{title} {images}", title, made.total)
+    def on_images(self, progress: ImageProgress, title: str = "measuring") -> None:
+        """Shows measurements, one after the other; an `OnImages`."""
+        if not progress.done:
+            images = f"{progress.candidates} candidates on {progress.images} images, {progress.total:,} images in all"
+            self.begin(f"{title} {images}", title, progress.total)
         else:
-            self.update(made.done, made.candidate, made.share)
+            self.update(progress.done, progress.candidate, progress.share)
 
     def on_shards(self, doing: str, images: int | None = None) -> Callable[[int, int], None]:
-        """Told first how many shards are there and how many there will be, then after each, shows that."""
+        """A callback that shows shards, called with the finished and all of them at the start and after each."""
 
         def on_shard(done: int, total: int) -> None:
             if self.title == "shards":
@@ -82,13 +83,13 @@ class ProgressDisplay:
     def _is_worth_a_line(self, done: int, share: float) -> bool:
         return (
             done == self._total
-            # But for rounding.
+            # Tolerates rounding.
             or share - self._printed > 1 / _LINES_OF_A_LOG - 1e-6
             or self._clock() - self._printed_at >= _SECONDS_BETWEEN_LINES
         )
 
     def _time_left(self, share: float) -> str:
-        """In words, at the speed so far; nothing as long as that is not known."""
+        """The remaining time in words, at the speed so far; empty while that is unknown."""
         gained, elapsed = share - self._first, self._clock() - self._start
         if gained <= 0 or share >= 1:
             return ""

@@ -1,4 +1,4 @@
-"""Runs the job of promoting and tells what comes of it."""
+"""`l2c registry promote`: runs the promotion job and reports its verdicts and moves."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def promote_and_report(config: PromotionConfig, as_json: bool) -> None:
-    """Measures with progress on the way, then prints what the gate found and what moved, also where it says no."""
+    """Measures with a progress display, then prints the verdicts and the moves, also if the gate says no."""
     require_there("promotion.checkpoint", config.promotion.checkpoint)
 
     from l2c_ray.distributed.promotion import promote

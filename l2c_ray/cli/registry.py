@@ -1,4 +1,4 @@
-"""Commands of `l2c registry`, and `l2c drift`: versions, what is told of them, and the aliases that they have."""
+"""Commands of `l2c registry`, and `l2c drift`: versions, their details and their aliases."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -98,15 +98,15 @@ def push(as_json: JsonOption = False) -> None:
 
     client, versions = tracking.connect(), list[RegisteredVersion]()
 
-    def tell(version: RegisteredVersion) -> None:
+    def report(version: RegisteredVersion) -> None:
         versions.append(version)
         if not as_json:
             print_registered(version)
 
     try:
-        push_all(client, tell)
+        push_all(client, report)
     finally:
-        # What was delivered, also where the rest was not.
+        # Delivered versions, also if the rest failed.
         if as_json:
             print_json([asdict(version) for version in versions], indent=1)
     if not versions and not as_json:

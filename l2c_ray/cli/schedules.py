@@ -1,4 +1,4 @@
-"""Commands of `l2c schedule`: what works on schedule files alone, without weights or a registry."""
+"""Commands of `l2c schedule`, which need neither weights nor a registry."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""Runs the search job and tells what comes of it."""
+"""`l2c search`: runs the search job and reports its results."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from l2c_ray.cli.progress import progress_display
 from l2c_ray.config.search import SearchConfig
 
 if TYPE_CHECKING:
-    from l2c_ray.distributed.publishing import SearchResult
+    from l2c_ray.distributed.frontier_publishing import SearchResult
     from l2c_ray.distributed.search import Status
 
 
 def search_and_report(config: SearchConfig, as_json: bool) -> None:
-    """Searches with progress on the way, then prints the frontier with its versions, or the whole result as JSON."""
+    """Searches with a progress display, then prints the frontier with its versions, or the whole result as JSON."""
     learn = config.learn_config(config.corners()[0])
     require_pipeline(learn.model, learn.sampler)
     require_there("learn.data.latents", learn.data.latents)
@@ -54,7 +54,7 @@ def _plan(config: SearchConfig, finished: int) -> str:
 
 
 def _table(result: SearchResult, cost: str) -> Table:
-    """One row for each schedule on the frontier, cheapest first."""
+    """A table with one row for each schedule on the frontier, cheapest first."""
     title = f"study {result.study}: {len(result.frontier)} of {len(result.trials)} schedules are on the frontier"
     table = Table(title=title, box=box.SIMPLE_HEAD, collapse_padding=True)
     table.add_column("trial")
@@ -62,8 +62,8 @@ def _table(result: SearchResult, cost: str) -> Table:
         table.add_column(heading.replace("_", " "), justify="right", no_wrap=True)
     table.add_column("values", overflow="fold")
     table.add_column("version", overflow="fold")
-    measured = result.measurements[1:]
-    for trial, version, its in zip(result.frontier, result.versions, measured, strict=False):
+    measured = result.comparison.schedules.values()
+    for trial, version, its in zip(result.frontier, result.versions, measured, strict=True):
         name = f"{trial.number}" if trial.parent is None else f"{trial.number} (of {trial.parent})"
         costs = [f"{trial.cost:.3f}"] if cost == "compute_share" else [f"{trial.cost:.3f}", f"{its.compute_share:.3f}"]
         values = ", ".join(f"{key}={_short(value)}" for key, value in trial.params.items())
@@ -81,8 +81,8 @@ def _as_dict(result: SearchResult) -> dict[str, object]:
     return {
         "study": result.study,
         "mlflow_run_id": result.mlflow_run_id,
-        "trials": [asdict(trial) for trial in result.trials],
+        "trials": [trial.as_dict() for trial in result.trials],
         "frontier": [trial.number for trial in result.frontier],
         "versions": [asdict(version) for version in result.versions],
-        "measurements": [measurement.as_dict() for measurement in result.measurements],
+        "measurements": [measurement.as_dict() for measurement in result.comparison],
     }

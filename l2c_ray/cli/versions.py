@@ -1,4 +1,4 @@
-"""Tells everything of a version, and where two differ."""
+"""`l2c registry show` and `diff`: details of a version, and differences between two."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
 
 
 def show_and_report(reference: str, as_json: bool) -> None:
-    """Prints what the registry knows of a version, and its schedule."""
+    """Prints the details of a version, and its schedule."""
     parse_reference(reference)
     client = tracking.connect()
-    told = details(client, look_up(client, reference))
-    schedule = load_schedule(told.version)
+    shown = details(client, look_up(client, reference))
+    schedule = load_schedule(shown.version)
     if as_json:
-        print_json({**told.as_dict(), "schedule": schedule_summary(schedule)}, indent=1)
+        print_json({**shown.as_dict(), "schedule": schedule_summary(schedule)}, indent=1)
         return
-    console.print(_details_table(told))
+    console.print(_details_table(shown))
     console.print(schedule_table(schedule))
-    for alias, verdict in told.gates.items():
+    for alias, verdict in shown.gates.items():
         console.print(f"gate for {alias}, {'passed' if verdict['passed'] else 'failed'} {verdict['when']}")
         console.print(checks_table(verdict["checks"]))
-    for move in told.moves:
+    for move in shown.moves:
         console.print(move_in_words(move), soft_wrap=True)
 
 
 def diff_and_report(first: str, second: str, as_json: bool) -> None:
-    """Prints where two versions differ."""
+    """Prints the differences between two versions."""
     references = (first, second)
     for reference in references:
         parse_reference(reference)
@@ -53,16 +53,16 @@ def diff_and_report(first: str, second: str, as_json: bool) -> None:
     console.print(_units_table(found))
 
 
-def _details_table(told: VersionDetails) -> Table:
-    version = told.version
+def _details_table(shown: VersionDetails) -> Table:
+    version = shown.version
     rows: dict[str, Any] = {
         "version": version.uri,
         "aliases": ", ".join(version.aliases) or "-",
         "worth serving": "yes" if version.worth_serving else "no, fewer steps do as well",
         "protocol": version.protocol,
         "MLflow run": version.run_id,
-        **{f"lineage: {name}": value for name, value in told.lineage.items()},
-        **{f"metric: {name}": f"{value:.4g}" for name, value in told.metrics.items()},
+        **{f"lineage: {name}": value for name, value in shown.lineage.items()},
+        **{f"metric: {name}": f"{value:.4g}" for name, value in shown.metrics.items()},
     }
     table = Table(show_header=False)
     for key, value in rows.items():

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, ClassVar, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -57,13 +57,15 @@ def _listed(given: Any) -> Any:
 
 
 ONE_OR_MORE = (Field(min_length=1), BeforeValidator(_listed))
-"""Of a key with a list, for which a single value stands too."""
+"""Validation of a key with a list that takes a single value too."""
 
 
 class Section(BaseModel):
     """A table of a config file: unknown keys, wrong types and values out of range are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, populate_by_name=True)
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """New names of keys, by their old ones, which are refused with the new one."""
 
     @classmethod
     def parse(cls, values: dict[str, Any], source: str, table: str = "") -> Self:
@@ -108,7 +110,7 @@ class JobConfig(Section):
 
     @classmethod
     def values_in(cls, path: Path) -> dict[str, Any]:
-        """What the file says, before any override."""
+        """Values of the file, before any override."""
         return read_toml(path)
 
     @classmethod
@@ -154,6 +156,9 @@ def _did_you_mean(config: type[BaseModel], location: tuple[int | str, ...]) -> s
         # Of a table with keys of the user's own, what stands behind each of them.
         entry = get_args(section)[1:]
         section = entry[0] if entry else section.model_fields[part].annotation
+    key = str(location[-1])
+    if key in section.renamed:
+        return f"it is called {section.renamed[key]} now"
     names = [field.alias or name for name, field in section.model_fields.items()]
-    close = difflib.get_close_matches(str(location[-1]), names, n=1)
+    close = difflib.get_close_matches(key, names, n=1)
     return f"did you mean {close[0]}?" if close else f"the keys are {', '.join(names)}"

@@ -33,7 +33,7 @@ class SourceSection(Section):
     classes: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     """Labels are 0..classes-1. Subfolders that are no numbers get theirs in the order of their names."""
     image_column: Annotated[str, Field(min_length=1)] = "image"
-    """Of Parquet files: of bytes, or of structs with a field `bytes` as in data sets of Hugging Face."""
+    """Column of Parquet files with the images: bytes, or structs with a field `bytes` as Hugging Face has them."""
     label_column: Annotated[str, Field(min_length=1)] = "label"
 
 
@@ -47,7 +47,7 @@ class LatentsSection(Section):
     image_size: Annotated[int, Field(ge=1, le=4096)] = 256
     """Images are cropped to the square in their centre, of so many pixels in each direction."""
     seed: Annotated[int, Field(ge=0, le=2**53)] = 0
-    """Of the images' order, their mirroring and what is drawn of the autoencoder's posterior."""
+    """Seed of the images' order, of mirroring and of draws from the autoencoder's posterior."""
     mirrored: bool = True
     """Half of the images, by a coin for each: the models and their routers are trained on both kinds."""
     shard_size: Annotated[int, Field(ge=1)] = 500
@@ -79,7 +79,7 @@ class LatentSettings(Section):
     mirrored: bool
     seed: int
     source_sha256: Sha256
-    """Of the names and sizes of what the shards are made of, in order."""
+    """Hash of the names and sizes of the source files, in order."""
     vae_sha256: Sha256
     scaling_factor: float
     shift_factor: float

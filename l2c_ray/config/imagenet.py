@@ -57,7 +57,7 @@ class ShardSettings(Section):
     sampler: Name
     steps: int
     timesteps_sha256: Sha256
-    """Of the solver's timesteps, which the number of steps and the model's noise schedule lead to."""
+    """Hash of the solver's timesteps, which follow from the number of steps and the model's noise schedule."""
     guidance: str
     schedule_sha256: Sha256 | None
     """None where everything was computed."""

@@ -1,7 +1,8 @@
-"""Settings of jobs/learn.py and `l2c learn`."""
+"""Config of jobs/learn.py and `l2c learn`."""
 
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -11,22 +12,20 @@ from l2c_ray.schedule import MOST_GUIDANCE, MOST_STEPS, Guidance, GuidanceRule, 
 
 
 class RunSection(Section):
-    """What the run is called and where it keeps its checkpoints."""
+    """Name, seed and storage of a run."""
 
     name: Name | None = None
-    """A run of the same name goes on from its last checkpoint; without a name every run is a new one."""
+    """A run resumes from the last checkpoint of its name; without a name every run is new."""
     seed: Annotated[int, Field(ge=0, le=2**53)] = 0
     experiment: Name = "l2c"
     """The MLflow experiment."""
     storage: Destination | None = None
-    """Where all runs' checkpoints go: a folder that every node sees, or s3://bucket/prefix.
-
-    Unless given it is `$L2C_STORAGE`, or without that `$L2C_HOME/runs`.
-    """
+    """Checkpoints of all runs: a folder that every node sees, or s3://bucket/prefix; by default `$L2C_STORAGE`, or
+    `$L2C_HOME/runs` without it."""
 
 
 class ModelSection(Section):
-    """Which model a schedule is learned for."""
+    """The model that a schedule is learned for."""
 
     name: Annotated[str, Field(min_length=1)]
     checkpoint: Folder | None = None
@@ -34,7 +33,7 @@ class ModelSection(Section):
 
 
 class SamplerSection(Section):
-    """Which trajectory a schedule is learned for."""
+    """The trajectory that a schedule is learned for."""
 
     name: Annotated[str, Field(min_length=1)] = "ddim"
     steps: Annotated[int, Field(ge=2, le=MOST_STEPS)] = 20
@@ -51,34 +50,34 @@ _Shares = tuple[Annotated[float, Field(gt=0, le=1)], ...]
 
 
 class RouterSection(Section):
-    """What the router is to learn: the paper's loss with `lambda`, or the best trajectory within one of the limits."""
+    """The objective: the paper's (`l2c`) with `lambda`, or the best trajectory within one of the three limits."""
 
     sparsity_weight: Annotated[Annotated[float, Field(ge=0)] | None, Field(alias="lambda")] = None
-    """Lambda; None where one of the limits is given."""
+    """Lambda, at least 0; None with one of the limits."""
     budget: Annotated[_Shares, *ONE_OR_MORE] | None = None
-    """Shares of the full run's multiply-accumulates that a schedule may take, from loose to tight: a schedule each."""
+    """Shares of the baseline's multiply-accumulates, in (0, 1] and from loose to tight: a schedule for each."""
     time_budget: Annotated[_Shares, *ONE_OR_MORE] | None = None
-    """Shares of the full run's time on the device of `profile`, likewise."""
+    """Shares of the baseline's time on the device of `profile`, in (0, 1] and from loose to tight."""
     max_error: Annotated[float, Field(gt=0)] | None = None
-    """Mean squared error to the full run's images that the cheapest schedule may have, which is to be found."""
+    """Mean squared error to the baseline's images below which the cheapest schedule is searched for."""
     profile: ProfileFile | None = None
-    """What `l2c profile` wrote: then compute is counted as time."""
+    """A file that `l2c profile` wrote: compute is counted in its seconds."""
     forecast: bool = True
-    """Not with lambda: whether a reused unit is forecast from its last two values, or keeps the last one."""
+    """Without lambda: whether a reused unit is forecast from its last two values, or takes the last one."""
     theta: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], *ONE_OR_MORE] = (0.5,)
-    """Thresholds of the paper's router: a schedule each, that computes where the score is above it."""
+    """Thresholds of the paper's router: a schedule for each, which computes where the score is above it."""
     initial_logit: Annotated[float, Field(ge=-100, le=100)] = 2.0
     shifted: bool = True
-    """Which evaluation of a two-evaluation update may reuse: the first (of the next update), or else the second."""
+    """With a solver of two evaluations per update: the first one (of the next update) may reuse, else the second."""
 
     @property
     def budgets(self) -> tuple[float, ...]:
-        """Shares of the full run, from loose to tight; none unless the limit is a budget."""
+        """Shares of the baseline's compute or time, from loose to tight; empty unless a budget is the limit."""
         return self.budget or self.time_budget or ()
 
     @property
     def keeps_a_limit(self) -> bool:
-        """Whether what is learned is the best trajectory, and not the paper's loss."""
+        """Whether the objective is `trajectory`, and not the paper's."""
         return bool(self.budgets) or self.max_error is not None
 
     @model_validator(mode="after")
@@ -114,46 +113,54 @@ class RouterSection(Section):
 
 
 class DataSection(Section):
-    """Which images the paper's loss is learned from; the digits of scikit-learn unless told otherwise."""
+    """Images for the paper's objective; scikit-learn's digits unless `latents` names others."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"mixed_shards": "shuffle_shards"}
 
     latents: Place | None = None
-    """Where `l2c encode` wrote latents for the model."""
-    mixed_shards: Annotated[int, Field(ge=1)] = 8
-    """Shards of latents that a worker has in memory and draws from at a time."""
+    """A folder or s3://bucket/prefix with latents that `l2c encode` wrote for the model."""
+    shuffle_shards: Annotated[int, Field(ge=1)] = 8
+    """Shards of latents that a worker holds in memory and draws from at a time."""
 
 
 class TrainingSection(Section):
-    """How long and how fast a router learns."""
+    """Length, batches and learning rate of the training of a router."""
+
+    renamed: ClassVar[Mapping[str, str]] = {
+        "along_the_way": "intermediate_loss_weight",
+        "images_at_once": "micro_batch_size",
+        "noises": "noise_pool_size",
+    }
 
     iterations: Annotated[int, Field(ge=1)]
-    """Of all budgets together, where there are several."""
+    """Iterations of the whole run, all budgets together."""
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Images per worker and iteration."""
-    noises: Annotated[int, Field(ge=1)] = 256
-    """With a budget: images per worker after which the same noise comes again. Their full runs are made once."""
-    images_at_once: Annotated[int, Field(ge=1)] | None = None
-    """Not with lambda: of a batch, for a model too large for all; each evaluation's graph is made anew for every pass
-    back then, so that one is kept at a time."""
-    along_the_way: Annotated[float, Field(ge=0)] = 0.2
-    """Not with lambda: weight of the error after every step beside that of the final images."""
+    noise_pool_size: Annotated[int, Field(ge=1)] = 256
+    """Without lambda: images per worker whose noise is drawn once and reused; their baselines are computed once."""
+    micro_batch_size: Annotated[int, Field(ge=1)] | None = None
+    """Without lambda: images of a batch that are run at a time, with activation checkpointing, for a model too large
+    for the whole batch; None runs the whole batch."""
+    intermediate_loss_weight: Annotated[float, Field(ge=0)] = 0.2
+    """Without lambda: weight of the mean error over all steps beside that of the final images."""
     learning_rate: Annotated[float, Field(gt=0)] = 0.05
     checkpoint_every: Annotated[int, Field(ge=1)] = 100
     """Iterations between two checkpoints."""
 
 
 class ClusterSection(Section):
-    """What a run takes of the Ray cluster. Workers get a GPU each when there are enough."""
+    """Resources of a run on the Ray cluster. Each worker gets a GPU if there are enough."""
 
     workers: Annotated[int, Field(ge=1)] = 1
     cpus_per_worker: Annotated[int, Field(ge=1)] = 1
     max_failures: Annotated[int, Field(ge=0)] = 3
-    """Worker or node losses after which the run goes on from its last checkpoint."""
+    """Losses of a worker or node after which the run resumes from its last checkpoint."""
     wait_seconds: Annotated[int, Field(ge=0)] = 600
-    """How long to wait for resources that other jobs hold."""
+    """Longest wait for resources that other jobs hold."""
 
 
 class EvaluationSection(Section):
-    """The frontier protocol's size."""
+    """Size of the frontier protocol."""
 
     images: Annotated[int, Field(ge=2)] = 512
     batch_size: Annotated[int, Field(ge=1)] = 64

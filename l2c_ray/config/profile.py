@@ -29,7 +29,7 @@ class Profile(Section):
     units: dict[str, Seconds]
     """By name: what reusing the unit gives back, the time of computing it less that of its forecast."""
     shared: Seconds
-    """What an evaluation takes that reuses every unit."""
+    """Seconds of an evaluation that reuses every unit."""
 
     @classmethod
     def from_json(cls, text: str, source: str) -> Self:

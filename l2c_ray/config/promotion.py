@@ -26,7 +26,7 @@ class PromotionSection(Section):
     """Which version gets which alias."""
 
     name: Name
-    """Of the registered model, for instance `digits-dit-ddim-20`."""
+    """Name of the registered model, for instance `digits-dit-ddim-20`."""
     version: Annotated[int, Field(ge=1, lt=10**9)] | None = None
     """Unless given, each alias goes to the version that the rule of the tiers chooses."""
     alias: Annotated[tuple[Alias, ...], *ONE_OR_MORE] = (
@@ -37,7 +37,7 @@ class PromotionSection(Section):
     )
     """One or several; a single one stands for a list of one."""
     why: Annotated[str, Field(min_length=1, max_length=500)]
-    """What the history of the alias shall tell."""
+    """Reason that the history of the alias keeps."""
     checkpoint: Folder | None = None
     """A folder in diffusers' layout, in place of the weights that ship in the package."""
 
@@ -49,22 +49,22 @@ class PromotionSection(Section):
 
 
 class GateSection(Section):
-    """What a version has to prove on images that it was not chosen by."""
+    """Limits that a version must keep on images that it was not chosen by."""
 
     images: Annotated[int, Field(ge=_LEAST_CHUNKS)] = 256
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Images that a worker samples at a time, at most. A candidate's time is compared by the chunk of all workers'
     batches, of which there are at least four."""
     seed: Annotated[int, Field(ge=0, le=2**53)] = 0
-    """Of the images and of the bootstrap; every version gets images of its own all the same."""
+    """Seed of the images and of the bootstrap; every version gets images of its own all the same."""
     max_error: Annotated[float, Field(gt=0)] | None = None
-    """Mean squared error to the full run's images; unless given, that of fewer steps at the same compute."""
+    """Mean squared error to the baseline's images; unless given, that of fewer steps at the same compute."""
     max_distance: Annotated[float, Field(gt=0)] | None = None
-    """Fréchet distance to the full run's images, in the digit classifier; unless given, likewise."""
+    """Fréchet distance to the baseline's images, in the digit classifier; unless given, likewise."""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
-    """Of the intervals, whose upper ends must be under the limits."""
+    """Level of the confidence intervals, whose upper ends must be under the limits."""
     resamples: Annotated[int, Field(ge=100, le=100_000)] = 1000
-    """Of the bootstrap."""
+    """Number of resamples in the bootstrap."""
 
 
 class PromotionConfig(JobConfig):

@@ -1,4 +1,4 @@
-"""What a worker needs to know to sample images."""
+"""Settings of the workers that sample images."""
 
 from typing import Annotated
 

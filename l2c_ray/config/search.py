@@ -24,7 +24,7 @@ _Theta = Annotated[float, Field(ge=0, le=1)]
 _Budget = Annotated[float, Field(gt=0, lt=1)]
 
 _THE_SAME_FOR_ALL = ("model", "sampler", "evaluation", "cluster", "run.name", "run.experiment", "run.storage")
-"""Of a LearnConfig, what is no trial's own: trials are compared by one full run, and share a cluster."""
+"""Sections of a LearnConfig that all trials share: they are compared by one baseline on one cluster."""
 
 
 def _shares_of_one_or_whole(gpus: float) -> float:
@@ -59,9 +59,9 @@ class StudySection(Section):
     parallel: Annotated[int, Field(ge=1)] = 1
     """Trials that this driver runs side by side."""
     cpus_per_trial: Annotated[float, Field(ge=0.01)] = 1.0
-    """Of a trial that learns in one process; the processes of others are counted by learn.cluster."""
+    """CPUs of a trial that learns in one process; learn.cluster counts those of trials on several workers."""
     gpus_per_trial: Annotated[float, Field(ge=0), AfterValidator(_shares_of_one_or_whole)] = 0.0
-    """Likewise; half a GPU lets two trials share one."""
+    """GPUs of such a trial; half a GPU lets two trials share one."""
     lease_seconds: Annotated[float, Field(ge=1)] = 60.0
     """A running trial whose driver has not been heard of for so long is another driver's to take up."""
     max_retries: Annotated[int, Field(ge=0)] = 2
@@ -71,10 +71,10 @@ class StudySection(Section):
 
 
 class ObjectiveSection(Section):
-    """What is made small: cost and error both, or one of them within a limit on the other."""
+    """Measures to minimize: cost and error both, or one of them within a limit on the other."""
 
     cost: Literal["compute_share", "seconds"] = "compute_share"
-    """Share of the full run's multiply-accumulates, or measured seconds of sampling `evaluation.images` images."""
+    """Share of the baseline's multiply-accumulates, or measured seconds of sampling `evaluation.images` images."""
     max_mse: Annotated[float, Field(gt=0)] | None = None
     """Search for the cheapest schedule with at most this error."""
     max_cost: Annotated[float, Field(gt=0)] | None = None
@@ -141,7 +141,7 @@ class DeriveSection(Section):
     ] = ()
     """Lists of thresholds, one for each phase of the trajectory; the phases have the same length."""
     budget: Annotated[tuple[_Budget, ...], Field(strict=False)] = ()
-    """Shares of the full run's compute, each met by the threshold that just keeps within it, if one does."""
+    """Shares of the baseline's compute, each met by the threshold that just keeps within it, if one does."""
 
     @property
     def thresholds(self) -> tuple[tuple[float, ...], ...]:
@@ -177,7 +177,7 @@ class SearchConfig(JobConfig):
     """By dotted key of a LearnConfig, whichever it is: `router.lambda = {low = 1e-5, high = 1e-3, log = true}`."""
     derive: DeriveSection = DeriveSection()
     gate: GateSection = GateSection()
-    """What a schedule has to prove in the end before a tier becomes its own."""
+    """Gate that a schedule passes before it gets a tier."""
 
     @classmethod
     def parse(cls, values: dict[str, Any], source: str, table: str = "") -> Self:
@@ -209,7 +209,7 @@ class SearchConfig(JobConfig):
             LearnConfig.take_texts([override for override in inner if override is not None], learn)
 
     def learn_config(self, params: Mapping[str, Any], source: str = "config") -> LearnConfig:
-        """What a trial with these values of the space learns by.
+        """The learning config of a trial with these values of the space.
 
         Raises:
             ConfigError: they make no LearnConfig.

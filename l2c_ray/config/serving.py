@@ -10,7 +10,7 @@ from l2c_ray.config.base import ONE_OR_MORE, Folder, JobConfig
 from l2c_ray.schedule import MOST_GUIDANCE, MOST_STEPS, GuidanceRule
 
 FULL = "full"
-"""What requests call the model that computes everything."""
+"""Name by which requests ask for the baseline."""
 
 _HOST = re.compile(r"\[([0-9a-f:.]+)\]|([0-9a-z._-]+)", re.IGNORECASE | re.ASCII)
 
@@ -38,7 +38,7 @@ def _host(given: str) -> str:
 
 
 class ServingConfig(JobConfig):
-    """What is served: a model under the schedule that holds an alias of the registry."""
+    """A model to serve under the schedule that holds an alias of the registry."""
 
     model: Annotated[str, Field(min_length=1)]
     checkpoint: Folder | None = None
@@ -48,7 +48,7 @@ class ServingConfig(JobConfig):
     sampler: Annotated[str, Field(min_length=1)] = "ddim"
     steps: Annotated[int, Field(ge=2, le=MOST_STEPS)] = 20
     guidance_scale: Annotated[float, Field(ge=0, le=MOST_GUIDANCE)] | None = None
-    """Guidance of the full run, with `guidance_rule`: the model's own unless given. A schedule is run with the guidance
+    """Guidance of the baseline, with `guidance_rule`: the model's own unless given. A schedule is run with the guidance
     that it was made for."""
     guidance_rule: GuidanceRule | None = None
     alias: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,255}$")] = "champion"
@@ -69,7 +69,7 @@ class ServingConfig(JobConfig):
 
     @field_validator("alias")
     @classmethod
-    def _is_not_that_of_the_full_run(cls, alias: str) -> str:
+    def _is_not_that_of_the_baseline(cls, alias: str) -> str:
         if alias == FULL:
             raise ValueError(f"{FULL} is what requests call the run without a schedule")
         return alias

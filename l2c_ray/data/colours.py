@@ -1,17 +1,17 @@
-"""A picture of any mode of Pillow's in red, green and blue."""
+"""Conversion of images of any Pillow mode to RGB."""
 
 import numpy as np
 from PIL import Image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The picture in mode RGB. Grey of 16 bits is scaled to 8.
+    """The image in mode RGB; 16-bit grey is scaled to 8 bits.
 
-    Transparency is left out and shows the colours beneath it, and an orientation in the EXIF data is not followed: as
-    in ADM's image_datasets.py, by which the models were trained that learn from this.
+    Transparency is dropped and an orientation in the EXIF data is ignored, as in ADM's image_datasets.py (arXiv
+    2105.05233), with which the supported models were trained.
 
     Raises:
-        ValueError: its values have no range, so that nobody knows which of them is white.
+        ValueError: the mode has no defined white (32-bit values).
     """
     # Pillow would warn that a palette's transparency is lost.
     image.info.pop("transparency", None)
@@ -24,5 +24,5 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _scaled(grey: np.ndarray) -> np.ndarray:
-    """From uint16 to uint8."""
+    """uint8 [height, width] from uint16, rounded to nearest."""
     return ((grey.astype(np.uint32) + 128) // 257).astype(np.uint8)

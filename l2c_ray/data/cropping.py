@@ -1,4 +1,4 @@
-"""From an image file's bytes to the square of pixels that ADM and DiT are trained on."""
+"""Centre crops of image files, as ADM and DiT are trained on."""
 
 import io
 import warnings
@@ -9,37 +9,37 @@ from PIL import Image
 from l2c_ray.data.colours import to_rgb
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
-"""What is opened; the many other readers of PIL are never let near a file."""
+"""Formats that are opened; PIL's other decoders never see a file from outside."""
 
 _MOST_PIXELS = 89_478_485
-"""Above which PIL warns; in memory four bytes each, and as many again while colours are converted."""
+"""Pixel limit, at which PIL warns; each takes four bytes, and four more during the conversion of colours."""
 
 
 def center_crop(content: bytes, size: int) -> np.ndarray:
-    """The square in the centre of an image, as large as fits, in `size` x `size` pixels: uint8 [size, size, 3].
+    """The largest square in the centre of an image, resized: uint8 [size, size, 3].
 
     The image is halved by averaging as long as both sides are at least twice as large, then resized bicubically until
     its shorter side fits, then cropped: as in ADM's image_datasets.py (arXiv 2105.05233), which DiT took over.
 
     Raises:
-        ValueError: it is no image that can be read, says why in one line.
+        ValueError: it cannot be read as an image; says why in one line.
     """
     try:
         with warnings.catch_warnings():
-            # Odd metadata, which nobody here reads. How large it is is looked at here.
+            # Warnings about metadata, which is not read, and about size, which is checked here.
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(content), formats=_FORMATS)
             if image.width * image.height > _MOST_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels are too many")
             return _crop(_shrink(to_rgb(image), size), size)
     except Exception as error:
-        # PIL lets whatever a broken file leads to through: SyntaxError, EOFError, zlib.error and the like.
+        # Broken files make PIL raise almost anything: SyntaxError, EOFError, zlib.error.
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"cannot be read as an image ({_without_address(reason)})") from error
 
 
 def _shrink(image: Image.Image, size: int) -> Image.Image:
-    """The image with a shorter side of `size`."""
+    """The image resized to a shorter side of `size`."""
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)
@@ -55,5 +55,5 @@ def _crop(image: Image.Image, size: int) -> np.ndarray:
 
 
 def _without_address(reason: str) -> str:
-    """PIL names the buffer in memory, which tells nobody anything."""
+    """The reason without the address of PIL's buffer in memory."""
     return reason.partition(" <_io")[0]

@@ -12,17 +12,16 @@ IMAGE_SHAPE = (1, 8, 8)
 NUM_CLASSES = 10
 _BRIGHTEST = 16.0
 _FILE = "sklearn/datasets/data/digits.csv.gz"
-"""A row for each image: its pixels, then its label. It is read as it is, since importing scikit-learn for it takes as
-long as importing torch."""
+"""Rows of 64 pixels and a label; read directly, since importing scikit-learn takes as long as importing torch."""
 
 
 def images_to_judge(image_shape: tuple[int, int, int]) -> Tensor | None:
-    """The digits, for the distances of sets; None where a model's images are no digits."""
+    """The digits [1797, 1, 8, 8] in [-1, 1] as reference set; None if a model's images have another shape."""
     return load().images if image_shape == IMAGE_SHAPE else None
 
 
 def load() -> LabelledImages:
-    """All digits in the data set's own order, pixels scaled from 0..16 to [-1, 1]."""
+    """All 1,797 digits in the data set's order, pixels scaled from 0..16 to [-1, 1]."""
     rows = np.loadtxt(str(distribution("scikit-learn").locate_file(_FILE)), delimiter=",")
     images = torch.as_tensor(rows[:, :-1].reshape(-1, *IMAGE_SHAPE), dtype=torch.float32) / (_BRIGHTEST / 2) - 1
     return LabelledImages(images, torch.as_tensor(rows[:, -1], dtype=torch.long))

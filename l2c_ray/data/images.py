@@ -1,4 +1,4 @@
-"""What a learner draws its images from: one small interface, and images that are all in memory."""
+"""Training images: the interface from which learners draw batches, and images in memory."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -11,37 +11,37 @@ from torch import Tensor
 class TrainingImages(ABC):
     """One worker's share of a data set.
 
-    The same (seed, iteration, rank) gives the same batch, whatever was drawn before, so that a resumed run is the run
-    that was never cut off.
+    The same (seed, iteration, rank) gives the same batch, whatever was drawn before, so that a resumed run equals an
+    uninterrupted one.
     """
 
     @property
     @abstractmethod
     def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width."""
+        """Channels, height and width of one image."""
 
     @property
     @abstractmethod
     def num_classes(self) -> int:
-        """Labels are 0..num_classes-1."""
+        """Number of classes; labels are 0..num_classes-1."""
 
     @property
     @abstractmethod
     def sha256(self) -> str:
-        """Of what they are; workers' shares differ, unless a class says otherwise."""
+        """Hash of the images and labels; workers' shares differ, unless a class says otherwise."""
 
     def settings(self) -> dict[str, str | int]:
-        """What a run's record says of them, where a config does not say it all."""
+        """Settings to be recorded with a run beside its config."""
         return {}
 
     @abstractmethod
     def batch(self, size: int, iteration: int, generator: torch.Generator) -> "LabelledImages":
-        """The images of an iteration, float32.
+        """The images and labels of an iteration, float32 in [-1, 1] or latents.
 
         Args:
-            size: how many, from 1 on.
-            iteration: from 0 on.
-            generator: seeded with (seed, iteration, rank), for those who draw at random.
+            size: number of images, at least 1.
+            iteration: counted from 0.
+            generator: seeded with (seed, iteration, rank), for implementations that draw at random.
 
         Raises:
             StorageError, UnreachableError: the images cannot be read.

@@ -1,4 +1,4 @@
-"""Latents in a store, a shard of them an object: a Parquet file with a latent, a label and a name in every row."""
+"""Shards of latents: Parquet objects in a store, with a latent, a label and a name in every row."""
 
 import io
 import json
@@ -24,42 +24,42 @@ _SHARD = re.compile(r"^latents-(\d+)-([1-9]\d*)\.parquet$")
 _COLUMNS = ("latent", "label", "name")
 _SKIPPED = b"skipped"
 _BYTES = 2
-"""Size of a value in float16."""
+"""Bytes of a value in float16."""
 _MOST_NAMES_BYTES = 64 << 20
-"""Size limit of labels, names of images, and names of skipped ones together."""
+"""Size limit of labels, names and names of skipped images together."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """What an object's name tells of it, so that no object has to be read to know how many images there are."""
+    """Number of a shard and its count of images, both part of its name so that counting reads no object."""
 
     number: int
     images: int
 
     @property
     def name(self) -> str:
-        """Of the object; the names' order is that of the numbers."""
+        """Name of the object; names sort as the numbers do."""
         return f"latents-{self.number:06}-{self.images}.parquet"
 
 
-def claim(store: ObjectStore, settings: LatentSettings) -> list[Shard]:
-    """Makes the store one of latents with these settings, and tells which shards it has.
+def prepare_store(store: ObjectStore, settings: LatentSettings) -> list[Shard]:
+    """Records the settings in a store without shards, or compares them; returns the shards there.
 
     Raises:
-        ConfigError: it has shards that were made otherwise; names the first setting that differs.
+        ConfigError: its shards have other settings; names the first that differs.
         StorageError, UnreachableError: the store cannot be read or written.
     """
     there = _shards(store.names())
-    settings_file.claim(store, settings, empty=not there, key="latents.storage")
+    settings_file.ensure_settings(store, settings, empty=not there, key="latents.storage")
     return there
 
 
 def open_shards(store: ObjectStore) -> tuple[LatentSettings, list[Shard]]:
-    """How the latents of a store were made, and all shards of them in order.
+    """Settings of a store of latents, and all its shards, sorted by number.
 
     Raises:
         StorageError: the settings or a shard are missing, or a shard is there twice.
-        ConfigError: the settings are no latents'.
+        ConfigError: the settings are not those of latents.
         UnreachableError: the store does not answer.
     """
     names = store.names()
@@ -77,11 +77,11 @@ def open_shards(store: ObjectStore) -> tuple[LatentSettings, list[Shard]]:
 
 
 def encode(latents: np.ndarray, labels: Sequence[int], names: Sequence[str], skipped: Sequence[str]) -> bytes:
-    """A shard's content.
+    """Content of a shard.
 
     Args:
         latents: float16 [n, channels, height, width].
-        names: where each image comes from.
+        names: source of each image.
         skipped: names of the images that were left out.
     """
     flat = pa.array(latents.reshape(-1), pa.float16())
@@ -92,16 +92,16 @@ def encode(latents: np.ndarray, labels: Sequence[int], names: Sequence[str], ski
     ]
     table = pa.table(columns, _COLUMNS).replace_schema_metadata({_SKIPPED: json.dumps(list(skipped))})
     buffer = io.BytesIO()
-    # Nothing compresses latents.
+    # Latents are incompressible.
     pq.write_table(table, buffer, compression="none", use_dictionary=False)
     return buffer.getvalue()
 
 
 def read(store: ObjectStore, shard: Shard, settings: LatentSettings) -> LabelledImages:
-    """A shard's latents in float16, with their labels.
+    """Latents of a shard in float16, with their labels.
 
     Raises:
-        StorageError: it is missing, damaged, or holds something else than its name and the settings say.
+        StorageError: it is missing or damaged, or contradicts its name or the settings.
         UnreachableError: the store does not answer.
     """
     source = f"{store.address}/{shard.name}"
@@ -110,7 +110,7 @@ def read(store: ObjectStore, shard: Shard, settings: LatentSettings) -> Labelled
     try:
         return _decode(content, shard.images, settings)
     except Exception as error:
-        # Arrow lets whatever a damaged file leads to through.
+        # Damaged files make Arrow raise almost anything.
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise StorageError(source, f"is no shard of these latents ({reason})", "remove it and encode again") from error
 
@@ -118,7 +118,7 @@ def read(store: ObjectStore, shard: Shard, settings: LatentSettings) -> Labelled
 def _decode(content: bytes, images: int, settings: LatentSettings) -> LabelledImages:
     shape = (images, settings.channels, settings.size, settings.size)
     file = pq.ParquetFile(pa.BufferReader(content))
-    # Latents take as much as they have values and are not compressed, so that no small file can become a large one.
+    # Without compression no small file can become large in memory.
     if len(content) < math.prod(shape) * _BYTES or file.metadata.num_rows != images:
         raise ValueError(f"{file.metadata.num_rows} rows in {len(content)} bytes")
     if any(codec != "UNCOMPRESSED" for codec in _codecs(file.metadata)):

@@ -1,4 +1,4 @@
-"""Latents that a worker draws from shards in a store, a few of them in memory at a time."""
+"""Training latents from shards in a store, a few shards in memory at a time."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from l2c_ray.storage.objects import ObjectStore
 
 @dataclass(frozen=True)
 class _Window:
-    """Shards that are mixed with each other: number `place` of an epoch's."""
+    """Shards that are shuffled together: window `place` of an epoch."""
 
     epoch: int
     place: int
@@ -28,16 +28,15 @@ class _Window:
 class LatentImages(TrainingImages):
     """Every `workers`-th shard from `rank` on, in epochs without repetition.
 
-    An epoch has the shards in an order of its own; `mixed` that follow each other make a window, whose images come in
-    random order. Where iteration i's images are in this sequence is reckoned from i alone, so nothing has to be kept
-    of what was drawn before.
+    Each epoch permutes the shards; windows of `shuffle_shards` consecutive ones are shuffled together. The place of
+    iteration i in this sequence depends on i alone, so a resumed run needs no state.
     """
 
-    def __init__(self, store: ObjectStore, seed: int, rank: int, workers: int, mixed: int) -> None:
-        """Looks at what is there; latents are read when they are needed.
+    def __init__(self, store: ObjectStore, seed: int, rank: int, workers: int, shuffle_shards: int) -> None:
+        """Lists the shards; latents are read when they are needed.
 
         Raises:
-            ConfigError: there are fewer shards than workers, or the store is none of latents.
+            ConfigError: there are fewer shards than workers, or the store has no latents.
             StorageError, UnreachableError: the store cannot be read or lacks shards.
         """
         self._settings, shards = open_shards(store)
@@ -47,7 +46,7 @@ class LatentImages(TrainingImages):
         self._store = store
         self._seed = seed
         self._rank = rank
-        self._mixed = mixed
+        self._shuffle_shards = shuffle_shards
         self._shards = shards[rank::workers]
         made = [self._settings.model_dump_json(), *(shard.name for shard in shards)]
         self._sha256 = sha256("\n".join(made).encode()).hexdigest()
@@ -64,14 +63,14 @@ class LatentImages(TrainingImages):
 
     @property
     def sha256(self) -> str:
-        """Of the names and settings of all shards, the same on every worker."""
+        """Hash of the settings and the names of all shards, the same on every worker."""
         return self._sha256
 
     def settings(self) -> dict[str, str | int]:
-        return {"latents_sha256": self._sha256, "mixed_shards": self._mixed}
+        return {"latents_sha256": self._sha256, "shuffle_shards": self._shuffle_shards}
 
     def batch(self, size: int, iteration: int, generator: torch.Generator) -> LabelledImages:
-        """The next images of the sequence; `generator` has no part in it."""
+        """The next images of the sequence; `generator` is not used."""
         images: list[Tensor] = []
         labels: list[Tensor] = []
         position, end = iteration * size, (iteration + 1) * size
@@ -85,7 +84,7 @@ class LatentImages(TrainingImages):
         return LabelledImages(torch.cat(images), torch.cat(labels))
 
     def _locate(self, position: int) -> tuple[_Window, int]:
-        """The window in which a place of the sequence lies, and where in it."""
+        """The window of a position in the sequence, and the offset in it."""
         epoch, rest = divmod(position, self._in_an_epoch)
         ends = list(accumulate(map(_count, self._windows(epoch))))
         place = bisect_right(ends, rest)
@@ -93,16 +92,16 @@ class LatentImages(TrainingImages):
 
     def _windows(self, epoch: int) -> list[list[Shard]]:
         order = [self._shards[index] for index in self._permutation("shards", epoch, len(self._shards))]
-        return [order[start : start + self._mixed] for start in range(0, len(order), self._mixed)]
+        return [order[start : start + self._shuffle_shards] for start in range(0, len(order), self._shuffle_shards)]
 
     def _read(self, window: _Window) -> LabelledImages:
         if self._open is None or self._open[0] != window:
-            # The window before is let go first, so that there is never more than one.
+            # Releases the previous window first, so that memory never holds two.
             self._open = None
-            self._open = window, self._mix(window)
+            self._open = window, self._shuffled(window)
         return self._open[1]
 
-    def _mix(self, window: _Window) -> LabelledImages:
+    def _shuffled(self, window: _Window) -> LabelledImages:
         windows = self._windows(window.epoch)
         parts = [latent_shards.read(self._store, shard, self._settings) for shard in windows[window.place]]
         images = torch.cat([part.images for part in parts])

@@ -1,4 +1,4 @@
-"""Images on their way to the autoencoder and back: what is done to each, and shards put together again."""
+"""Preparation of images for the autoencoder, and assembly of its latents to shards."""
 
 import json
 from collections import Counter
@@ -19,16 +19,15 @@ from l2c_ray.data.sources.base import Example, ImageFiles, Part, told
 from l2c_ray.errors import EncodingError, StorageError
 
 Row = dict[str, Any]
-"""An image on its way: `shard` and `place` in it, `last` of it, `name`, `label`, `problem` and `pixels` or `latent`.
-
-The last one of a shard has in `passed_over`, as JSON, how many members were no images, by their kind.
+"""An image in the pipeline: its `shard`, `place` in the shard and whether it is the `last`, `name`, `label`, `problem`,
+and `pixels` or `latent`. The last one has the counts of members that are no images, by kind, as JSON in `passed_over`.
 """
 
 
 def rows_of(source: ImageFiles, part: Part, how: LatentsSection) -> Iterator[Row]:
-    """The images of a part: `pixels` are uint8 [image_size, image_size, 3], cropped, and mirrored if the coin says so.
+    """The images of a part, cropped and mirrored at random: `pixels` are uint8 [image_size, image_size, 3].
 
-    One that is broken says so in its `problem` and has pixels of 0.
+    A broken image has a `problem` and pixels of 0.
 
     Raises:
         StorageError, UnreachableError: the part cannot be read or has no image.
@@ -46,13 +45,13 @@ def rows_of(source: ImageFiles, part: Part, how: LatentsSection) -> Iterator[Row
 
 
 def noise_of(names: list[str], seed: int, shape: tuple[int, int, int]) -> Tensor:
-    """What is drawn of each image's posterior: [n, *shape], the same for an image wherever it is encoded."""
+    """Noise for samples of each image's posterior, [n, *shape]; it depends on the seed and the image's name alone."""
     generators = (torch.Generator().manual_seed(draw_seed(seed, f"posterior of {name}", 0)) for name in names)
     return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
 
 
 def to_images(pixels: np.ndarray) -> Tensor:
-    """From uint8 [n, height, width, 3] to [n, 3, height, width] in [-1, 1]."""
+    """Images [n, 3, height, width] in [-1, 1] from pixels uint8 [n, height, width, 3]."""
     return torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
@@ -70,7 +69,7 @@ def _prepare(example: Example, how: LatentsSection) -> Row:
 @dataclass
 class _Unfinished:
     rows: dict[int, Mapping[str, Any]] = field(default_factory=dict)
-    """By their place."""
+    """Rows by their place."""
     total: int | None = None
 
     @property
@@ -79,7 +78,7 @@ class _Unfinished:
 
 
 class Gatherer:
-    """Puts rows together to shards, in whatever order they come."""
+    """Assembles shards from rows that arrive in any order."""
 
     def __init__(self, how: LatentsSection) -> None:
         self._skip_broken = how.skip_broken
@@ -87,13 +86,13 @@ class Gatherer:
         self.skipped: list[str] = []
         """Names of the images of finished shards that were left out."""
         self.passed_over: Counter[str] = Counter()
-        """How many members of finished shards were no images, by their kind."""
+        """Counts of members of finished shards that are no images, by kind."""
 
     def add(self, row: Mapping[str, Any]) -> tuple[Shard, bytes] | None:
-        """The shard and its content, if the row was the last that it lacked.
+        """The shard and its content if the row completes it, else None.
 
         Raises:
-            StorageError: the image is broken and not to be skipped, or all of a shard's are.
+            StorageError: the image is broken and not to be skipped, or all images of its shard are.
             EncodingError: its latent is not finite.
         """
         if row["problem"] and not self._skip_broken:

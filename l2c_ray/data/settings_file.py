@@ -1,4 +1,4 @@
-"""One object beside many shards that says how all of them were made, and refuses shards of other settings."""
+"""The settings of a store's shards, kept in an object beside them, so that shards of other settings are refused."""
 
 import json
 from typing import TypeVar
@@ -14,11 +14,11 @@ _Settings = TypeVar("_Settings", bound=Section)
 
 
 def read_settings(store: ObjectStore, kind: type[_Settings]) -> _Settings:
-    """How the shards of a store were made.
+    """Settings of a store's shards.
 
     Raises:
-        StorageError: that object cannot be read or is not JSON.
-        ConfigError: it says something else than such an object does.
+        StorageError: the object cannot be read or is not JSON.
+        ConfigError: it holds other settings than `kind` has.
     """
     source = f"{store.address}/{SETTINGS}"
     try:
@@ -28,15 +28,15 @@ def read_settings(store: ObjectStore, kind: type[_Settings]) -> _Settings:
     return kind.parse(values, source)
 
 
-def claim(store: ObjectStore, settings: Section, empty: bool, key: str) -> None:
-    """Makes the store one of shards with these settings.
+def ensure_settings(store: ObjectStore, settings: Section, empty: bool, key: str) -> None:
+    """Records the settings in an empty store, or compares them with those of its shards.
 
     Args:
-        empty: whether it has no shard yet, so that other settings may be written over.
-        key: of the config, that names the store.
+        empty: whether the store has no shard yet, so that older settings are replaced.
+        key: config key that names the store.
 
     Raises:
-        ConfigError: it has shards that were made otherwise; names the first setting that differs.
+        ConfigError: its shards have other settings; names the first that differs.
         StorageError, UnreachableError: the store cannot be read or written.
     """
     if empty:

@@ -1,4 +1,4 @@
-"""The images that a config asks a router to be learned from."""
+"""The training images that a config names."""
 
 import os
 from collections.abc import Mapping
@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from l2c_ray.config.learn import LearnConfig
 from l2c_ray.data import digits
 from l2c_ray.data.images import TrainingImages
-from l2c_ray.storage.objects import open_store
+from l2c_ray.storage.opening import open_store
 
 
 def open_training_images(
     config: LearnConfig, rank: int = 0, environment: Mapping[str, str] = os.environ
 ) -> TrainingImages:
-    """The share of the worker `rank` of `cluster.workers`: of the digits unless the config names latents.
+    """The share of worker `rank` of `cluster.workers` in the digits, or in the latents that the config names.
 
     Args:
-        environment: see `open_store`.
+        environment: as for `open_store`.
 
     Raises:
-        ConfigError: there are fewer shards of latents than workers, or there are no latents.
+        ConfigError: there are fewer shards of latents than workers, or no latents.
         StorageError, UnreachableError: the latents cannot be read or are not all there.
     """
     data, workers = config.data, config.cluster.workers
@@ -28,13 +28,4 @@ def open_training_images(
     from l2c_ray.data.latents import LatentImages
 
     store = open_store(data.latents, environment)
-    return LatentImages(store, config.run.seed, rank, workers, data.mixed_shards)
-
-
-def described(config: LearnConfig, images: TrainingImages) -> str:
-    """What a router is learned from, with a hash where it is data; `images` are some worker's share."""
-    if config.router.keeps_a_limit:
-        return "noise"
-    if config.data.latents is None:
-        return f"digits, sha256 {digits.load().sha256}"
-    return f"{config.data.latents}, sha256 {images.sha256}"
+    return LatentImages(store, config.run.seed, rank, workers, data.shuffle_shards)

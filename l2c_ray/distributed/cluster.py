@@ -1,4 +1,4 @@
-"""Connecting to Ray, and asking whether the cluster has room before anything starts."""
+"""Connecting to Ray, and checking that the cluster has room before anything starts."""
 
 import atexit
 import logging
@@ -24,7 +24,7 @@ _log = logger(__name__)
 
 _CONNECT_SECONDS = 5
 _NOTICE_SECONDS = 3
-"""How long resources may be busy before that is worth a message; a job that has just ended gives its back by then."""
+"""Time that resources may be busy before a message; a job that has just ended gives its own back by then."""
 
 # The opening of HTTP/2, which Ray speaks: the preface and an empty SETTINGS frame, to be answered by such a frame.
 _HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
@@ -32,7 +32,7 @@ _SETTINGS_FRAME = 4
 
 
 def connect() -> None:
-    """Joins the cluster that `$RAY_ADDRESS` names, as it does inside a job; without one, starts one of its own.
+    """Joins the cluster that `$RAY_ADDRESS` names, as it does inside a job, or starts a private one.
 
     Raises:
         InvalidInputError: `$RAY_ADDRESS` is no host:port.
@@ -46,7 +46,7 @@ def connect() -> None:
     try:
         ray.init(address=address, log_to_driver=False, **_options(address))
     except (OSError, RuntimeError, ValueError, RayError) as error:
-        # Ray makes other errors of this one, which only their text tells.
+        # Ray wraps this error in others, which can be told apart by their text alone.
         if AuthenticationError.__name__ in f"{error!r} {error.__cause__!r}":
             remedy = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN as the cluster has them"
             raise UnreachableError(address, "the Ray cluster there does not let you in", remedy) from error
@@ -65,13 +65,13 @@ def _options(address: str) -> dict[str, Any]:
 
 
 def _end(folder: Path) -> None:
-    """Ends a Ray that this process has started."""
+    """Shuts down the Ray that this process has started."""
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def _knock(address: str) -> None:
-    """Asks for a sign of life within seconds; Ray's own attempts to connect go on for minutes."""
+    """Checks within seconds that a Ray head answers; Ray's own attempts to connect go on for minutes."""
     try:
         given = urlsplit(f"//{address}")
         host, port = given.hostname, given.port
@@ -116,13 +116,13 @@ def needs_of_a_worker(wanted: ClusterSection) -> dict[str, float]:
 
 
 def with_more_workers(wanted: ClusterSection, most: int) -> ClusterSection:
-    """The same with more workers, `most` at most, as far as the nodes have places for such workers."""
+    """The same section with more workers, `most` at most, as far as the nodes have places for such workers."""
     places = _places(needs_of_a_worker(wanted))
     return wanted.model_copy(update={"workers": max(wanted.workers, min(most, places))})
 
 
 def require(wanted: ClusterSection) -> None:
-    """Refuses a config that the nodes of the cluster could not run if they had nothing else to do.
+    """Refuses a config that the nodes of the cluster could not run even if they were idle.
 
     Raises:
         ResourcesError: names the key that asks for too much.
@@ -144,7 +144,7 @@ def require(wanted: ClusterSection) -> None:
 
 
 def require_places(needs: Mapping[str, float], count: int, key: str) -> None:
-    """Refuses a number of tasks with these needs, which may be parts of a CPU or GPU, that the nodes have no room for.
+    """Refuses more tasks with these needs, which may be fractions of a CPU or GPU, than the nodes have room for.
 
     Raises:
         ResourcesError: names the config's key.
@@ -157,14 +157,14 @@ def require_places(needs: Mapping[str, float], count: int, key: str) -> None:
 
 
 def wait_for_room(wanted: ClusterSection) -> None:
-    """Waits until what others hold of the cluster leaves room for the workers, and says so.
+    """Waits until other jobs leave room for the workers, with a message while it waits.
 
     Raises:
         ResourcesError: there was none for `cluster.wait_seconds`.
     """
     group = placement_group([needs_of_a_worker(wanted)] * wanted.workers)
     start = time.monotonic()
-    told = False
+    warned = False
     try:
         # In short waits, because Ray lets no signal through while it waits.
         while not group.wait(1):
@@ -175,8 +175,8 @@ def wait_for_room(wanted: ClusterSection) -> None:
                     f"{_in_words(wanted)} found no room for {wanted.wait_seconds} s, {_what_is_free()}",
                     "stop other jobs, ask for less, or raise cluster.wait_seconds",
                 )
-            if waited >= _NOTICE_SECONDS and not told:
-                told = True
+            if waited >= _NOTICE_SECONDS and not warned:
+                warned = True
                 _log.warning("waiting for room for %s: %s", _in_words(wanted), _what_is_free())
     finally:
         remove_placement_group(group)
@@ -188,7 +188,7 @@ def _nodes() -> list[dict[str, float]]:
 
 
 def _places(needs: dict[str, float]) -> int:
-    """How many workers with these needs the nodes hold; a worker is on one node."""
+    """Number of workers with these needs for which the nodes have room; a worker is on one node."""
     return sum(min(int(node.get(name, 0) // amount) for name, amount in needs.items()) for node in _nodes())
 
 

@@ -1,4 +1,4 @@
-"""Encoding images on the cluster: tasks read and crop, actors encode, and this process writes shard after shard."""
+"""Encoding images on the cluster: tasks read and crop, actors encode, this process writes shard after shard."""
 
 import logging
 import warnings
@@ -18,52 +18,52 @@ from ray.util.annotations import RayDeprecationWarning
 
 from l2c_ray.config.encoding import EncodingConfig, LatentSettings
 from l2c_ray.data import preparing
-from l2c_ray.data.latent_shards import Shard, claim
+from l2c_ray.data.latent_shards import Shard, prepare_store
 from l2c_ray.data.sources.base import Part, fingerprint
 from l2c_ray.data.sources.opening import open_source
 from l2c_ray.distributed import cluster
 from l2c_ray.errors import ConfigError, EncodingError, L2CError
 from l2c_ray.models.vae import LatentEncoder
-from l2c_ray.storage import objects
+from l2c_ray.storage import addresses
+from l2c_ray.storage.opening import open_store
 
 _PIXEL_CHANNELS = 3
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What is there when an encoding has finished."""
+    """Result of a finished encoding."""
 
     address: str
     images: int
     shards: int
     made_now: int
-    """Shards; the others were there before."""
+    """Shards made in this session; the others were there before."""
     skipped: int
-    """Images of the shards made now that are broken and were left out."""
+    """Broken images that were left out of the shards made now."""
     passed_over: dict[str, int]
-    """How many files, and members of the shards made now, were no images, by their kind."""
+    """Number of files, and of members of the shards made now, that were no images, by their kind."""
 
 
 def encode(config: EncodingConfig, on_shard: Callable[[int, int], None]) -> Encoded:
     """Makes all shards that `latents.storage` lacks.
 
-    Everything that the config names is listed, loaded and checked here before a worker is asked for.
+    Everything that the config names is listed, loaded and checked here before a worker starts.
 
     Args:
-        on_shard: called with the number of shards that are there and that there will be, before the first is made and
-            after each.
+        on_shard: called with the number of finished shards and of all shards, at the start and after each.
 
     Raises:
-        InvalidInputError: of the kind that the config, source, autoencoder, storage or cluster call for; also where an
-            image is broken and not to be skipped.
+        InvalidInputError: the config, source, autoencoder, storage or cluster is at fault, or an image is broken and
+            not to be skipped.
         UnreachableError: the storage or the cluster does not answer.
         EncodingError: a worker was lost more often than `cluster.max_failures`, or latents are not finite. The shards
             that were finished stay.
     """
-    store = objects.open_store(config.latents.storage)
+    store = open_store(config.latents.storage)
     source = open_source(config)
     settings = _settings(config, parts := source.parts())
-    there = claim(store, settings)
+    there = prepare_store(store, settings)
     gatherer = preparing.Gatherer(config.latents)
     done = {shard.number: shard for shard in there}
     missing = [part for part in parts if part.number not in done]
@@ -106,7 +106,7 @@ def _settings(config: EncodingConfig, parts: list[Part]) -> LatentSettings:
 
 
 def _shards(config: EncodingConfig, parts: list[Part], gatherer: preparing.Gatherer) -> Iterator[tuple[Shard, bytes]]:
-    """Each as soon as its last latent is there. Latents come through here, which are a small part of the pixels."""
+    """Yields each shard when its last latent is there; all latents come through here, a small part of the pixels."""
     with _typed_errors():
         for batch in _latents(config, parts).iter_batches(batch_size=None, batch_format="numpy"):
             for values in zip(*batch.values(), strict=True):
@@ -118,11 +118,11 @@ def _shards(config: EncodingConfig, parts: list[Part], gatherer: preparing.Gathe
 def _latents(config: EncodingConfig, parts: list[Part]) -> Any:
     """A data set with a row for each image of the parts.
 
-    Half of a worker's CPUs encode and half read, so that it takes what it was said to take.
+    Half of a worker's CPUs encode and half read, so that it takes as many as the config says.
     """
     wanted, needs = config.cluster, cluster.needs_of_a_worker(config.cluster)
-    # By reference, because Ray Data writes arguments down where it describes what it does.
-    environment = ray.put(objects.environment())
+    # By reference, because Ray Data shows arguments in its descriptions.
+    environment = ray.put(addresses.environment())
     rows = [asdict(part) for part in parts]
     with _without_noise():
         return (
@@ -149,7 +149,7 @@ def _latents(config: EncodingConfig, parts: list[Part]) -> Any:
 
 @contextmanager
 def _without_noise() -> Iterator[None]:
-    """The command has a progress display of its own, and errors are told in one line."""
+    """Turns off Ray Data's output: the command has a progress display of its own and reports errors in one line."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -158,7 +158,7 @@ def _without_noise() -> Iterator[None]:
         if not isinstance(handler, logging.FileHandler):
             handler.setLevel(logging.CRITICAL)
     with warnings.catch_warnings():
-        # How often a lost worker is replaced cannot be said in another way, and without a word it is forever.
+        # There is no other way to limit how often a lost worker is replaced, which is unlimited by default.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         yield
 
@@ -170,7 +170,7 @@ def _read(row: dict[str, Any], config: EncodingConfig, environment: list[Any]) -
 
 
 class _Encoder:
-    """Keeps the autoencoder from batch to batch."""
+    """The actor of a worker, which keeps the autoencoder from batch to batch."""
 
     def __init__(self, config: EncodingConfig) -> None:
         self._encoder = LatentEncoder(Path(config.latents.vae), "cuda" if torch.cuda.is_available() else "cpu")

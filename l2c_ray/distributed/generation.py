@@ -1,4 +1,4 @@
-"""Generating images on the cluster: a worker makes shard after shard, and one that is lost is replaced."""
+"""Generating images on the cluster: workers make shard after shard, and lost workers are replaced."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,39 +14,39 @@ from l2c_ray.config.imagenet import GenerationConfig
 from l2c_ray.distributed import cluster
 from l2c_ray.errors import L2CError, SamplingError
 from l2c_ray.evaluation.imagenet.making import ShardMaker
-from l2c_ray.evaluation.imagenet.shards import claim, shard_name, shard_numbers
-from l2c_ray.storage import objects
+from l2c_ray.evaluation.imagenet.shards import prepare_store, shard_name, shard_numbers
+from l2c_ray.storage import addresses
+from l2c_ray.storage.opening import open_store
 
 
 @dataclass(frozen=True)
 class Generated:
-    """What is there when a generation has finished."""
+    """Result of a finished generation."""
 
     address: str
     images: int
     shards: int
     made_now: int
-    """Shards; the others were there before."""
+    """Shards made in this session; the others were there before."""
 
 
 def generate(config: GenerationConfig, on_shard: Callable[[int, int], None]) -> Generated:
     """Makes all shards that `images.storage` lacks.
 
-    Everything that the config names is loaded and checked here before a worker is asked for.
+    Everything that the config names is loaded and checked here before a worker starts.
 
     Args:
-        on_shard: called with the number of shards that are there and that there will be, before the first is made and
-            after each.
+        on_shard: called with the number of finished shards and of all shards, at the start and after each.
 
     Raises:
-        InvalidInputError: of the kind that the config, weights, storage or cluster call for.
+        InvalidInputError: the config, weights, storage or cluster is at fault.
         UnreachableError: the storage or the cluster does not answer.
         SamplingError: a worker was lost more often than `cluster.max_failures`, or images are not finite. The shards
             that were finished stay.
     """
-    store = objects.open_store(config.images.storage)
+    store = open_store(config.images.storage)
     settings = ShardMaker(config, "cpu").settings
-    missing = claim(store, settings)
+    missing = prepare_store(store, settings)
     total = len(shard_numbers(settings))
     done = total - len(missing)
     if missing:
@@ -68,7 +68,7 @@ def _workers(config: GenerationConfig, shards: int) -> Iterator[ActorPool]:
         num_cpus=needs["CPU"], num_gpus=needs.get("GPU", 0), max_restarts=limit, max_task_retries=limit
     )
     count = min(config.cluster.workers, shards)
-    environment = ray.put(objects.environment())
+    environment = ray.put(addresses.environment())
     actors: list[Any] = [actor.remote(config, environment) for _ in range(count)]
     try:
         yield ActorPool(actors)
@@ -90,10 +90,10 @@ def _typed_errors() -> Iterator[None]:
 
 
 class _Worker:
-    """Keeps the model from shard to shard."""
+    """The actor of a worker, which keeps the model from shard to shard."""
 
     def __init__(self, config: GenerationConfig, environment: dict[str, str]) -> None:
-        self._store = objects.open_store(config.images.storage, environment)
+        self._store = open_store(config.images.storage, environment)
         self._maker = ShardMaker(config, "cuda" if torch.cuda.is_available() else "cpu")
 
     def make(self, number: int) -> None:

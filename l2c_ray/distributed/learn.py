@@ -1,69 +1,54 @@
-"""The main job: learn a router on the cluster, threshold it, measure the schedule, and make it a version."""
+"""The learning job: prepare a run, train it on the cluster, build its schedules, measure them, publish them."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.config.learn import LearnConfig
-from l2c_ray.data.training import described, open_training_images
 from l2c_ray.distributed import cluster
-from l2c_ray.distributed.mailbox import open_mailbox
-from l2c_ray.distributed.measuring import FRONTIER_FILE, is_worth_serving, measure_all
+from l2c_ray.distributed.measuring import measure_beside_rivals, with_quality
 from l2c_ray.distributed.progress_log import ProgressLog
-from l2c_ray.distributed.run_folder import go_on_with, open_storage
-from l2c_ray.distributed.stopping import stops_on_sigterm
-from l2c_ray.distributed.trainer import train
-from l2c_ray.errors import LearningStoppedError
-from l2c_ray.evaluation.cost import make_schedule
-from l2c_ray.evaluation.frontier import FIRST_SEED, LEARNED, LEARNED_BY_PAIRS, Measurement, OnImages
-from l2c_ray.evaluation.plots import plot_frontier, plot_schedule
-from l2c_ray.learning.learner import Learner
-from l2c_ray.learning.learners import make_learner
+from l2c_ray.distributed.publishing import publish
+from l2c_ray.distributed.run import Run
+from l2c_ray.distributed.run_folder import open_storage, resume
+from l2c_ray.distributed.run_monitor import open_monitor
+from l2c_ray.distributed.stopping import ending, stops_on_sigterm
+from l2c_ray.distributed.trainer import train_on_workers
+from l2c_ray.evaluation.comparison import Comparison
+from l2c_ray.evaluation.frontier import Measurement, OnImages
 from l2c_ray.learning.progress import Progress
-from l2c_ray.models import zoo
 from l2c_ray.registry import tracking
-from l2c_ray.registry.delivery import Results, deliver
-from l2c_ray.registry.lineage import Lineage, git_commit
-from l2c_ray.registry.registration import HEATMAP_FILE, Registration
 from l2c_ray.registry.tracking import TrackedRun
-from l2c_ray.registry.versions import SCHEDULE_FILE, RegisteredVersion, model_name, require_ours
-from l2c_ray.sampling.solvers import make_solver
-from l2c_ray.schedule import Provenance, Schedule
+from l2c_ray.registry.versions import RegisteredVersion, model_name, require_ours
+from l2c_ray.schedule import LEARNED, Schedule
 from l2c_ray.storage.objects import ObjectStore
-from l2c_ray.strict_json import lenient
 
 
 @dataclass(frozen=True)
 class LearnResult:
-    """What a finished job leaves behind."""
+    """Results of a finished job."""
 
     run_name: str
     mlflow_run_id: str
     schedules: list[Schedule]
     """One for each budget or threshold, in their order."""
     versions: list[RegisteredVersion]
-    """As which they were registered."""
-    measurements: list[Measurement]
-    """Of the full run, the learned schedules, fewer steps at the same compute, and the fixed interval."""
+    """The registered version of each schedule."""
+    comparison: Comparison[Measurement]
+    """The learned schedules beside fewer steps at the same compute and the fixed interval."""
 
 
 @dataclass(frozen=True)
 class Started:
-    """What is known before learning starts."""
+    """The state of a run before training."""
 
     run_name: str
     mlflow_run_id: str
     iterations: int
-    """In the end."""
+    """Iterations of the finished run."""
     done: int
-    """By earlier sessions of the run."""
+    """Iterations of earlier sessions of the run."""
 
 
 def learn(
@@ -74,86 +59,52 @@ def learn(
 ) -> LearnResult:
     """Runs the whole job.
 
-    The config, the checkpoint, the storage, the tracking server, the size of the cluster and what the run's name
-    stands for are checked before the MLflow run begins; what only a worker can see (a checkpoint or a storage folder
-    that another node lacks) is found when it starts.
+    The config, the checkpoint, the storage, the tracking server, the size of the cluster and the run's name are
+    checked before the MLflow run begins; problems that only a worker can see (a checkpoint or a storage folder that
+    another node lacks) are found when it starts.
 
     Args:
         on_start: called once, when everything that can be checked has been.
-        on_progress: called from another thread, about twice a second while learning goes on.
-        on_images: called while what was learned is measured.
+        on_progress: called from another thread, about twice a second during training.
+        on_images: called while the schedules are measured.
 
     Raises:
-        InvalidInputError: of the kind that the config, checkpoint, storage or cluster calls for.
-        UnreachableError: the tracking server or the cluster does not answer. While learning goes on the former is
-            waited for.
-        LearningError: learning or measuring broke down; the MLflow run is FAILED and no version is made.
+        InvalidInputError: the config, checkpoint, storage or cluster is at fault.
+        UnreachableError: the tracking server or the cluster does not answer. During training the former is waited for.
+        LearningError: training or measuring broke down; the MLflow run is FAILED and no version is made.
         LearningStoppedError: SIGTERM ended it, with a checkpoint if there was time for one; the MLflow run is KILLED.
     """
-    pipeline = load_pipeline(config)
-    data = open_training_images(config)
-    learner = make_learner(config, pipeline.model, pipeline.solver, data)
-    settings = settings_of(config) | data.settings()
+    run = Run.prepare(config)
     storage = open_storage(config.run.storage)
     client = tracking.connect()
-    require_ours(client, model_name(pipeline.model.identity(), pipeline.solver.name, pipeline.solver.steps))
+    require_ours(client, model_name(run.pipeline.model.identity(), run.pipeline.solver.name, config.sampler.steps))
     cluster.connect()
     cluster.require(config.cluster)
     name = config.run.name or _fresh_name(config)
-    with stops_on_sigterm(name) as stopping, open_mailbox(name) as mailbox:
-        done = go_on_with(storage, name, _lasting_settings(config, pipeline, settings), config.training.iterations)
+    with stops_on_sigterm(name) as stopping, open_monitor(name) as monitor:
+        done = resume(storage, name, run.lasting_settings(), config.training.iterations)
         cluster.wait_for_room(config.cluster)
         stopping.check()
 
-        run = TrackedRun(client, config.run.experiment, name, config.model_dump(by_alias=True))
-        stopping.ask_by(mailbox.request_stop.remote)
+        tracked = TrackedRun(client, config.run.experiment, name, config.model_dump(by_alias=True))
+        stopping.ask_by(monitor.stop.remote)
         # At once: when the job has ended of itself before it was to stop, that is noted afterwards.
-        stopping.ask_by(lambda: run.end("KILLED"))
-        with ending(run):
-            # Whoever asked while the run was being opened asked nobody.
+        stopping.ask_by(lambda: tracked.end("KILLED"))
+        with ending(tracked):
+            # A stop that was requested while the run was being opened reached nobody.
             stopping.check()
             # The parameters of an MLflow run are those of its first session and cannot change.
-            run.log_file(f"config-from-{done}.json", config.model_dump_json(by_alias=True, indent=1).encode())
-            on_start(Started(name, run.id, config.training.iterations, done))
-            untold = _train(learner, config, name, storage, mailbox, run, on_progress)
+            tracked.log_file(f"config-from-{done}.json", config.model_dump_json(by_alias=True, indent=1).encode())
+            on_start(Started(name, tracked.id, config.training.iterations, done))
+            unlogged = _train(run, name, storage, monitor, tracked, on_progress)
             stopping.check()
-            schedules = _make_schedules(config, pipeline, learner, settings)
-            names = [f"{LEARNED} {own}".rstrip() for own in _own_names(config, "=")]
-            measurements, samples = measure_all(config, pipeline, dict(zip(names, schedules, strict=True)), on_images)
+            labels = [f"{LEARNED} {own}".rstrip() for own in run.objective.schedule_names("=")]
+            schedules = {label: each.schedule for label, each in zip(labels, run.build_schedules(), strict=True)}
+            measured = measure_beside_rivals(config, run.pipeline, schedules, on_images)
             stopping.check()
-            learned = measurements[1 : 1 + len(schedules)]
-            schedules = [
-                schedule.with_quality(measured.quality(config.evaluation.images))
-                for schedule, measured in zip(schedules, learned, strict=True)
-            ]
-            lineages = _lineages(config, run, name, described(config, data), schedules)
-            results = Results(
-                experiment=config.run.experiment,
-                run=name,
-                metrics=_metrics(untold, learned),
-                artifacts=_artifacts(_own_names(config, "-"), schedules, learner.score_table(), measurements),
-                registrations=[
-                    Registration(
-                        schedule=schedule,
-                        lineage=lineage,
-                        image_shape=pipeline.model.image_shape,
-                        metrics={"speedup": measured.speedup},
-                        samples=grid,
-                        worth_serving=is_worth_serving(measured, measurements),
-                    )
-                    for schedule, measured, lineage, grid in zip(schedules, learned, lineages, samples, strict=True)
-                ],
-            )
-            versions = deliver(client, run, results)
-    return LearnResult(name, run.id, schedules, versions, measurements)
-
-
-def load_pipeline(config: LearnConfig) -> Pipeline:
-    """The model and sampler that the config names."""
-    checkpoint = Path(config.model.checkpoint) if config.model.checkpoint else None
-    model = zoo.load(config.model.name, checkpoint)
-    solver = make_solver(config.sampler.name, config.sampler.steps, model)
-    return Pipeline(model, solver, config.sampler.guidance)
+            schedules = with_quality(config, schedules, measured.comparison.schedules)
+            versions = publish(run, name, schedules, measured, unlogged, client, tracked)
+    return LearnResult(name, tracked.id, list(schedules.values()), versions, measured.comparison)
 
 
 def _fresh_name(config: LearnConfig) -> str:
@@ -161,156 +112,24 @@ def _fresh_name(config: LearnConfig) -> str:
     return f"{config.model.name}-{config.sampler.name}-{config.sampler.steps}-{now}"
 
 
-_Settings = dict[str, str | int | float | bool]
-_Metrics = dict[int, dict[str, float]]
-"""By step."""
-
-
-def settings_of(config: LearnConfig) -> _Settings:
-    """What makes the same schedule again on one worker of the same kind, with the number of iterations."""
-    return {
-        **_objective(config),
-        "batch_size": config.training.batch_size,
-        "learning_rate": config.training.learning_rate,
-        "workers": config.cluster.workers,
-        "seed": config.run.seed,
-    }
-
-
-def _objective(config: LearnConfig) -> _Settings:
-    router = config.router
-    if router.keeps_a_limit:
-        profile = router.profile
-        counted = f"seconds by profile {sha256(profile.to_json().encode()).hexdigest()}" if profile else "macs"
-        return {
-            "objective": "trajectory",
-            "limits": ", ".join(map(str, router.budgets or [router.max_error])),
-            "cost": counted,
-            "forecast": router.forecast,
-            "along_the_way": config.training.along_the_way,
-            "noises": config.training.noises,
-        }
-    return {
-        "objective": "pair",
-        "lambda": router.sparsity_weight or 0.0,
-        "initial_logit": router.initial_logit,
-        "shifted": router.shifted,
-    }
-
-
-def _lasting_settings(config: LearnConfig, pipeline: Pipeline, settings: _Settings) -> dict[str, Any]:
-    """What a run keeps from its first session to its last.
-
-    Theta may change; so may the number of iterations, but where a budget tightens over them.
-    """
-    lasting: dict[str, Any] = {**settings}
-    if config.router.keeps_a_limit:
-        lasting["iterations"] = config.training.iterations
-    lasting |= {"model": config.model.name, "weights_sha256": pipeline.model.identity().weights_sha256}
-    return lasting | {f"sampler.{key}": value for key, value in config.sampler}
-
-
-@contextmanager
-def ending(run: TrackedRun) -> Iterator[None]:
-    """Marks the MLflow run as ended, whatever happens inside."""
-    try:
-        yield
-    except (LearningStoppedError, SystemExit, KeyboardInterrupt):
-        run.end("KILLED")
-        raise
-    except BaseException:
-        run.end("FAILED")
-        raise
-    run.end("FINISHED")
-
-
 def _train(
-    learner: Learner,
-    config: LearnConfig,
+    run: Run,
     name: str,
     storage: ObjectStore,
-    mailbox: Any,
-    run: TrackedRun,
+    monitor: Any,
+    tracked: TrackedRun,
     on_progress: Callable[[Progress], None],
-) -> _Metrics:
-    """Brings the learner to where the cluster's workers are in the end; gives the progress that MLflow did not take."""
-    log = ProgressLog(run)
+) -> dict[int, dict[str, float]]:
+    """Brings the run's learner to the workers' last state; returns the progress, by step, that MLflow did not take."""
+    log = ProgressLog(tracked)
 
-    def relay(news: list[Progress]) -> None:
-        if news:
-            on_progress(news[-1])
-        log.add(news)
+    def relay(reported: list[Progress]) -> None:
+        if reported:
+            on_progress(reported[-1])
+        log.add(reported)
 
     try:
-        learner.load_state(train(config, name, storage, mailbox, relay))
+        run.learner.load_state(train_on_workers(run.config, name, storage, monitor, relay))
     finally:
         log.close()
     return log.waiting
-
-
-def _make_schedules(config: LearnConfig, pipeline: Pipeline, learner: Learner, settings: _Settings) -> list[Schedule]:
-    settings = settings | {"iterations": learner.iteration}
-    policy = LEARNED if config.router.keeps_a_limit else LEARNED_BY_PAIRS
-    made = []
-    for table, own in zip(learner.tables(), own_settings(config), strict=True):
-        provenance = Provenance(policy=policy, settings={**settings, **own}, git_commit=git_commit())
-        made.append(make_schedule(pipeline, table, provenance))
-    return made
-
-
-def own_settings(config: LearnConfig) -> list[dict[str, float]]:
-    """What each of a run's schedules has for itself."""
-    router = config.router
-    if router.max_error is not None:
-        return [{"max_error": router.max_error}]
-    if router.budgets:
-        key = "budget" if router.budget else "time_budget"
-        return [{key: budget} for budget in router.budgets]
-    return [{"theta": theta} for theta in config.router.theta]
-
-
-def _own_names(config: LearnConfig, joint: str) -> list[str]:
-    """One for each of a run's schedules, made of what it has for itself; empty where there is but one."""
-    own = [joint.join(map(str, item)) for settings in own_settings(config) for item in settings.items()]
-    return own if len(own) > 1 else [""]
-
-
-def _lineages(config: LearnConfig, run: TrackedRun, name: str, data: str, schedules: list[Schedule]) -> list[Lineage]:
-    """Of each schedule; within several budgets each was learned from where the one before ended."""
-    parents: list[str | None] = [None] * len(schedules)
-    if config.router.budgets:
-        parents[1:] = [schedule.sha256 for schedule in schedules[:-1]]
-    return [
-        Lineage(
-            run=name,
-            run_id=run.id,
-            config=config.model_dump(mode="json", by_alias=True),
-            data=data,
-            seeds={"learning": config.run.seed, "first image measured": FIRST_SEED},
-            parent=parent,
-        )
-        for parent in parents
-    ]
-
-
-def _metrics(untold: _Metrics, learned: list[Measurement]) -> _Metrics:
-    """Those of each schedule at its number, beside the progress that is still to be told."""
-    metrics = {step: dict(values) for step, values in untold.items()}
-    for number, measured in enumerate(learned):
-        found = {"compute_share": measured.compute_share, "speedup": measured.speedup, "mse": measured.mse}
-        metrics.setdefault(number, {}).update(found)
-    return metrics
-
-
-def _artifacts(
-    folders: list[str], schedules: list[Schedule], scores: Tensor, measurements: list[Measurement]
-) -> dict[str, bytes]:
-    artifacts = {
-        FRONTIER_FILE: plot_frontier(measurements),
-        "frontier.json": lenient([measurement.as_dict() for measurement in measurements]).encode(),
-    }
-    for folder, schedule in zip(folders, schedules, strict=True):
-        artifacts[str(Path(folder, SCHEDULE_FILE))] = schedule.to_json().encode()
-        # Scores are those of the end; what was learned before had others.
-        artifacts[str(Path(folder, HEATMAP_FILE))] = plot_schedule(schedule, None if folder else scores)
-    return artifacts

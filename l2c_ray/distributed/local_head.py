@@ -19,21 +19,21 @@ from l2c_ray.distributed.temporary_folder import make_temporary_folder, temp_dir
 from l2c_ray.errors import StorageError, UnreachableError
 from l2c_ray.printable import masked
 from l2c_ray.registry.tracking import tracking_uri
-from l2c_ray.storage.environment import settled, without_proxy
+from l2c_ray.storage.environment import normalized, without_proxy
 from l2c_ray.storage.files import from_root, home, locked, make_writable, read_text, write_text
 
 _MARK = "L2C_HEAD"
 """Every process of a head inherits this variable with the head's folder."""
 
 _ADDRESSES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_DASHBOARD_ADDRESS")
-"""Where Ray's own clients look for a cluster; the second overrides even an `--address`."""
+"""Variables in which Ray's own clients look for a cluster; the second overrides even an `--address`."""
 
 _START_SECONDS = 60
 _STOP_SECONDS = 8
 
 
 class LocalHead(BaseModel):
-    """A head that was started here."""
+    """A head that was started on this machine."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -41,18 +41,18 @@ class LocalHead(BaseModel):
     gcs_port: int
     dashboard_port: int
     serve_port: int
-    """Free for Ray Serve's HTTP proxy when the head was started."""
+    """Port for Ray Serve's HTTP proxy, free when the head was started."""
     temp_dir: str
-    """Its own; what is of the head is known by it."""
+    """The head's own folder, by which its processes are known."""
 
     @property
     def address(self) -> str:
-        """What `$RAY_ADDRESS` is set to."""
+        """Value of `$RAY_ADDRESS` for clients."""
         return f"127.0.0.1:{self.gcs_port}"
 
     @property
     def dashboard_url(self) -> str:
-        """Where jobs are submitted to and applications deployed to."""
+        """URL to which jobs are submitted and applications deployed."""
         return f"http://127.0.0.1:{self.dashboard_port}"
 
     @property
@@ -65,17 +65,17 @@ class LocalHead(BaseModel):
 
 
 def environment() -> dict[str, str]:
-    """What a head and its clients run in: the environment here, without the addresses of other clusters."""
+    """Variables of a head and its clients: the environment here, without the addresses of other clusters."""
     inherited = {name: value for name, value in os.environ.items() if name not in _ADDRESSES}
     path = f"{_programs()}{os.pathsep}{os.environ.get('PATH', '')}"
-    return inherited | settled(inherited) | {"PATH": path} | _settings()
+    return inherited | normalized(inherited) | {"PATH": path} | _settings()
 
 
 def find() -> LocalHead | None:
     """The head that `start` started under this home folder. The files of one that has died are removed.
 
     Raises:
-        StorageError: another version of the package wrote down which head that is.
+        StorageError: the head was started by another version of the package.
     """
     path = _state_file()
     if not path.exists():
@@ -130,7 +130,7 @@ def _start(log: Path) -> LocalHead:
 
 @contextmanager
 def one_start_at_a_time() -> Iterator[None]:
-    """Two heads of one user that start at the same time would find the same ports free, whichever home folder each has.
+    """Holds a lock of the user, since two heads that start at the same time would find the same ports free.
 
     Raises:
         StorageError: the file of the lock cannot be made.
@@ -140,7 +140,7 @@ def one_start_at_a_time() -> Iterator[None]:
 
 
 def _folder_of_the_user() -> Path:
-    """Where nobody else may write: Ray's, which has the user's token, or where that cannot be, `home()`."""
+    """A folder where nobody else may write: Ray's, which has the user's token, or `home()` if there is none."""
     with suppress(OSError, RuntimeError):
         folder = Path.home() / ".ray"
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -158,7 +158,7 @@ def stop(head: LocalHead) -> None:
                 process.kill()
     # Ray's launcher ends the others in order; by now its pid alone may be another program's.
     _terminate([process for process in processes(head.temp_dir) if process.pid == head.pid])
-    # But for agents, which outlive their raylet by a minute.
+    # Agents outlive their raylet by a minute.
     _terminate(list(processes(head.temp_dir)))
     while left := list(processes(head.temp_dir)):
         for process in left:
@@ -188,7 +188,7 @@ def _is_marked(process: psutil.Process, temp_dir: str) -> bool:
 
 
 def _uses(process: psutil.Process, temp_dir: str) -> bool:
-    # Not who reads its logs.
+    # A reader of its logs is none of its processes.
     return process.name().startswith("ray") and any(
         Path(file.path).is_relative_to(temp_dir) for file in process.open_files()
     )
@@ -212,12 +212,12 @@ def _lives(process: psutil.Process) -> bool:
 
 
 def exports_file() -> Path:
-    """A file that a shell sources to reach the head; it is there as long as the head and holds no secret."""
+    """The file that a shell sources to reach the head; it exists as long as the head and holds no secret."""
     return home() / "head.env"
 
 
 def token_file() -> Path | None:
-    """The file with what authenticates clients, by default Ray's own of this user; none if `$RAY_AUTH_TOKEN` is set.
+    """The file with the token of clients, by default Ray's own for this user; None if `$RAY_AUTH_TOKEN` is set.
 
     Raises:
         StorageError: there is neither `$RAY_AUTH_TOKEN_PATH` nor a home directory.
@@ -234,7 +234,7 @@ def token_file() -> Path | None:
 
 
 def token() -> str:
-    """What authenticates clients. Its file is made if missing.
+    """The token that authenticates clients; its file is made if missing.
 
     Raises:
         StorageError: the file cannot be read or written.
@@ -248,7 +248,7 @@ def token() -> str:
 
 
 def _programs() -> Path:
-    """Where `ray`, `serve` and `l2c` are."""
+    """The folder of the programs `ray`, `serve` and `l2c`."""
     return Path(sys.executable).parent
 
 
@@ -278,7 +278,7 @@ def exports(head: LocalHead) -> str:
 
 
 def _takes_jobs(head: LocalHead, agent_port: int, process: subprocess.Popen[bytes]) -> bool:
-    """Whether, in time, the dashboard answers, which takes jobs, and the agent, which runs them."""
+    """Whether the dashboard, which takes jobs, and the agent, which runs them, answer in time."""
     import requests
 
     authorized = {"Authorization": f"Bearer {token()}"}
@@ -304,7 +304,7 @@ def _state_file() -> Path:
 
 
 def _free_ports(*usual: int) -> list[int]:
-    """For each the usual port if nobody listens on it, else any free one; no two are the same."""
+    """A port for each usual one: itself if nobody listens on it, else any free one; no two are the same."""
     with ExitStack() as held:
         return [_bind(held.enter_context(socket.socket()), port) for port in usual]
 

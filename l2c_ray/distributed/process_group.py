@@ -1,4 +1,4 @@
-"""The process group in which workers average. It listens at the node's address in the Ray cluster and nowhere else."""
+"""The process group of the workers' all-reduce, which listens at the node's address in the Ray cluster alone."""
 
 import os
 import socket
@@ -36,7 +36,7 @@ def process_group() -> Iterator[None]:
 
 
 def _open_store(here: str, rank: int, workers: int) -> TCPStore:
-    """Through which the workers find each other. Left alone, torch would have it listen on every interface."""
+    """The store by which the workers find each other; torch's own default listens on every interface."""
     if rank == 0:
         listener = socket.create_server((here, 0), family=socket.AF_INET6 if ":" in here else socket.AF_INET)
         port = broadcast_from_rank_zero((here, listener.getsockname()[1]))[1]

@@ -1,4 +1,4 @@
-"""Progress on its way to MLflow, which may be away for a while: learning does not wait for it."""
+"""Logging of progress to MLflow, which may be away for a while without holding training up."""
 
 import math
 import time
@@ -15,23 +15,23 @@ _RETRY_SECONDS = 5.0
 
 
 class ProgressLog:
-    """Logs iterations as metrics. What the server does not take is kept and tried again later."""
+    """Logs iterations as metrics; those that the server does not take are kept and tried again later."""
 
     def __init__(self, run: TrackedRun) -> None:
         self._run = run
         self.waiting: dict[int, dict[str, float]] = {}
-        """What the server has not taken, by iteration."""
+        """Metrics that the server has not taken, by iteration."""
         self._failing = False
         self._next_try = 0.0
 
-    def add(self, news: Sequence[Progress]) -> None:
-        """Logs them now, or with a later call if the server does not take them."""
-        self.waiting |= {progress.iteration: _finite_metrics(progress) for progress in news}
+    def add(self, reported: Sequence[Progress]) -> None:
+        """Logs the iterations now, or with a later call if the server does not take them."""
+        self.waiting |= {progress.iteration: _finite_metrics(progress) for progress in reported}
         if self.waiting and time.monotonic() >= self._next_try:
             self._send()
 
     def close(self) -> None:
-        """Tries what is left for the last time."""
+        """Tries to log the rest for the last time."""
         if self.waiting:
             self._send()
         if self.waiting:

@@ -1,10 +1,9 @@
-"""The job of promoting: measure versions anew on the cluster, and move their aliases if they pass the gate."""
+"""The promotion job: measure versions anew on the cluster, and move their aliases if they pass the gate."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from l2c_ray.caching.pipeline import Pipeline
@@ -17,11 +16,11 @@ from l2c_ray.errors import ConfigError, GateError, IntegrityError, RegistryError
 from l2c_ray.evaluation import classifier
 from l2c_ray.evaluation.bootstrap import Resampling
 from l2c_ray.evaluation.candidates import gate_candidates
+from l2c_ray.evaluation.comparison import Comparison
 from l2c_ray.evaluation.cost import fits
 from l2c_ray.evaluation.frontier import OnImages
 from l2c_ray.evaluation.gate import Check, Limits, gate_checks, identity_checks
 from l2c_ray.evaluation.remeasurement import Remeasured, fresh_draws, remeasure
-from l2c_ray.models import zoo
 from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.registry import tracking
 from l2c_ray.registry.aliases import history, move_alias
@@ -29,7 +28,6 @@ from l2c_ray.registry.audit import AliasMove, withdrawn
 from l2c_ray.registry.details import record_verdict
 from l2c_ray.registry.tiers import assign_tiers
 from l2c_ray.registry.versions import RegisteredVersion, get_version, holder_of, load_schedule, versions_of
-from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -38,17 +36,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Proposal:
-    """An alias that is to move."""
+    """A move of an alias that is to be examined."""
 
     alias: str
     version: RegisteredVersion
     incumbent: int | None
-    """The version that has the alias now; None where none has."""
+    """Number of the version that has the alias now; None if none has."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate found of a proposal."""
+    """The gate's checks of a proposal."""
 
     proposal: Proposal
     checks: list[Check]
@@ -59,7 +57,7 @@ class Verdict:
 
     @property
     def failure(self) -> str:
-        """Which version did not pass for which alias, and the limits that it missed."""
+        """The version, the alias that it failed for, and the checks that failed, in words."""
         version, missed = self.proposal.version, [check for check in self.checks if not check.passed]
         findings = ", ".join(f"{check.name} {check.finding}" for check in missed)
         return f"{version.name} version {version.version} for {self.proposal.alias}: {findings}"
@@ -74,13 +72,12 @@ def promote(
     """Runs the whole job.
 
     Args:
-        on_verdicts: called with what the gate found, before anything moves; nothing where every alias is at its
-            version already.
+        on_verdicts: called with the verdicts before any alias moves; with none if every alias is at its version.
         on_move: called after each move of an alias.
         on_images: called whenever images were made.
 
     Raises:
-        InvalidInputError: of the kind that the config, version, checkpoint or cluster calls for.
+        InvalidInputError: the config, version, checkpoint or cluster is at fault.
         UnreachableError: the registry or the cluster does not answer.
         LearningError: sampling broke down.
         GateError: at least one version did not pass; no alias was moved.
@@ -95,10 +92,10 @@ def promote(
 
 
 def examine(client: MlflowClient, config: PromotionConfig, on_images: OnImages) -> list[Verdict]:
-    """What the gate finds of every alias that should move; none where each is at its version already.
+    """Verdicts of the gate on every alias that should move; none if each is at its version already.
 
-    All verdicts become tags of their versions, whether they passed or not. Raises as `promote` does, but for what is
-    raised by verdicts and moves.
+    All verdicts become tags of their versions, whether they passed or not. Raises as `promote` does, except for
+    GateError and ConflictError.
     """
     proposals = _propose(client, config)
     if not proposals:
@@ -110,7 +107,7 @@ def examine(client: MlflowClient, config: PromotionConfig, on_images: OnImages) 
         if each.version.version in damaged
     ]
     if readable := [each for each in proposals if each.version.version in schedules]:
-        pipeline = _pipeline(config, schedules[readable[0].version.version])
+        pipeline = Pipeline.for_schedule(schedules[readable[0].version.version], config.promotion.checkpoint)
         require_judge(config.gate, pipeline.model)
         verdicts += _judge(config, pipeline, readable, schedules, on_images)
     for verdict in verdicts:
@@ -127,7 +124,7 @@ def examine(client: MlflowClient, config: PromotionConfig, on_images: OnImages) 
 def move_aliases(
     client: MlflowClient, verdicts: Sequence[Verdict], why: str, on_move: Callable[[AliasMove], None]
 ) -> None:
-    """To the versions that passed, one after the other.
+    """Moves aliases to the versions that passed, one after the other.
 
     Raises:
         ConflictError: an alias was moved by somebody else meanwhile; those before it have moved.
@@ -138,14 +135,14 @@ def move_aliases(
 
 
 def require_judge(gate: GateSection, model: CacheableTransformer) -> None:
-    """Raises ConfigError: the gate limits the Fréchet distance of images that nothing here can judge."""
+    """Raises ConfigError if the gate limits the Fréchet distance of images that no classifier here can judge."""
     if gate.max_distance is not None and classifier.judge_of(model.image_shape) is None:
         problem = f"no classifier judges what {model.name} draws"
         raise ConfigError("gate.max_distance", problem, "leave it out; gate.max_error limits the error of any model")
 
 
 def _propose(client: MlflowClient, config: PromotionConfig) -> list[Proposal]:
-    """Every alias that is not yet at the version that it shall have."""
+    """A proposal for every alias that is not at its wanted version."""
     wanted = config.promotion
     if wanted.version is not None:
         chosen = dict.fromkeys(wanted.alias, get_version(client, wanted.name, wanted.version))
@@ -164,7 +161,7 @@ def _propose(client: MlflowClient, config: PromotionConfig) -> list[Proposal]:
 
 
 def _load(client: MlflowClient, proposals: list[Proposal]) -> tuple[dict[int, Schedule], dict[int, str]]:
-    """The schedules of the proposed versions and of the incumbents, by number, and what is wrong with damaged ones.
+    """The schedules of the proposed versions and of the incumbents, and the problems of damaged ones, by number.
 
     Raises:
         RegistryError: one cannot be fetched.
@@ -182,12 +179,6 @@ def _load(client: MlflowClient, proposals: list[Proposal]) -> tuple[dict[int, Sc
     return schedules, damaged
 
 
-def _pipeline(config: PromotionConfig, schedule: Schedule) -> Pipeline:
-    folder = config.promotion.checkpoint
-    model = zoo.load(schedule.model.name, Path(folder) if folder else None)
-    return Pipeline(model, make_solver(schedule.sampler.name, schedule.sampler.steps, model), schedule.sampler.guidance)
-
-
 def _judge(
     config: PromotionConfig,
     pipeline: Pipeline,
@@ -196,7 +187,7 @@ def _judge(
     on_images: OnImages,
 ) -> list[Verdict]:
     before = [Verdict(each, identity_checks(schedules[each.version.version], pipeline)) for each in proposals]
-    # With other weights or another sampler there is nothing worth measuring.
+    # With other weights or another sampler nothing is worth measuring.
     verdicts, sound = ([verdict for verdict in before if verdict.passed == passed] for passed in (False, True))
     if not sound:
         return verdicts
@@ -205,38 +196,34 @@ def _judge(
     measured = _measure(config, pipeline, proposals, measurable, on_images)
     gate = config.gate
     limits = Limits(gate.max_error, gate.max_distance)
-    resampling = _resampling(config)
     for proposal, identity in zip(proposals, sound, strict=True):
-        number = proposal.version.version
+        number, incumbent = proposal.version.version, proposal.incumbent
+        mine = measured.schedules[_version(number)]
         checks = gate_checks(
             schedules[number],
-            measured.of[number],
-            measured.full,
-            measured.fewer_steps(number),
-            None if proposal.incumbent is None else measured.of.get(proposal.incumbent),
+            mine,
+            measured.baseline,
+            _fewer_steps(measured.rivals, mine.candidate.compute_share),
+            None if incumbent is None else measured.schedules.get(_version(incumbent)),
             limits,
-            resampling,
+            _resampling(config),
         )
-        # A damaged one is no reason to keep it.
-        if proposal.incumbent in schedules and proposal.incumbent not in measured.of:
-            checks[-1] = Check("gain", False, f"version {proposal.incumbent}, which has the alias, does not compare")
+        # A damaged incumbent is no reason to keep it.
+        if incumbent is not None and incumbent in schedules and incumbent not in measurable:
+            checks[-1] = Check("gain", False, f"{_version(incumbent)}, which has the alias, does not compare")
         verdicts.append(Verdict(proposal, [*identity.checks, *checks]))
     return verdicts
 
 
-@dataclass(frozen=True)
-class _Measured:
-    full: Remeasured
-    of: dict[int, Remeasured]
-    """By number of the version."""
-    fewer: list[Remeasured]
-    """From many steps to few."""
+def _version(number: int) -> str:
+    """Name of a version in the comparison."""
+    return f"version {number}"
 
-    def fewer_steps(self, number: int) -> Remeasured:
-        """As many as the version's compute buys."""
-        share = self.of[number].candidate.compute_share + 1e-9
-        affordable = (other for other in self.fewer if other.candidate.compute_share <= share)
-        return next(affordable, self.fewer[-1])
+
+def _fewer_steps(rivals: Sequence[Remeasured], compute_share: float) -> Remeasured:
+    """The rival with as many steps as the compute share buys; `rivals` are fewer steps, from many to few."""
+    affordable = (rival for rival in rivals if rival.candidate.compute_share <= compute_share + 1e-9)
+    return next(affordable, rivals[-1])
 
 
 def _measure(
@@ -245,9 +232,9 @@ def _measure(
     proposals: list[Proposal],
     schedules: Mapping[int, Schedule],
     on_images: OnImages,
-) -> _Measured:
+) -> Comparison[Remeasured]:
     gate, model, sampler = config.gate, pipeline.model, pipeline.solver
-    candidates = gate_candidates(pipeline, {f"version {number}": schedule for number, schedule in schedules.items()})
+    candidates = gate_candidates(pipeline, {_version(number): schedule for number, schedule in schedules.items()})
     sampling = SamplingConfig(
         model=ModelSection(name=model.name, checkpoint=config.promotion.checkpoint),
         sampler=SamplerSection(
@@ -264,7 +251,7 @@ def _measure(
     cluster.require(config.cluster)
     cluster.wait_for_room(config.cluster)
     with ClusterSampler(sampling) as sample:
-        full, *others = remeasure(
+        return remeasure(
             candidates,
             sample,
             fresh_draws(gate.seed, purpose, gate.images, model.num_classes),
@@ -272,8 +259,6 @@ def _measure(
             classifier.judge_of(model.image_shape),
             on_images,
         )
-    mine = others[: len(schedules)]
-    return _Measured(full, dict(zip(schedules, mine, strict=True)), others[len(schedules) :])
 
 
 def _resampling(config: PromotionConfig) -> Resampling:

@@ -1,235 +1,123 @@
-"""The end of a search: its frontier measured beside the rules to beat, registered, and its tiers promoted."""
+"""The last step of a learning job: its results as metrics, artifacts and registered versions in MLflow."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from l2c_ray.caching.pipeline import Pipeline
-from l2c_ray.config.learn import LearnConfig
-from l2c_ray.config.promotion import PromotionConfig, PromotionSection
-from l2c_ray.config.search import SearchConfig
-from l2c_ray.data.training import described, open_training_images
-from l2c_ray.distributed import cluster
-from l2c_ray.distributed.measuring import FRONTIER_FILE, is_worth_serving, measure_all
-from l2c_ray.distributed.promotion import examine, move_aliases
-from l2c_ray.errors import ConflictError, IntegrityError, RegistryError, ScheduleError, SearchError, UnreachableError
-from l2c_ray.evaluation.frontier import FIRST_SEED, Measurement, OnImages
-from l2c_ray.evaluation.plots import plot_frontier, plot_schedule, plot_trials
-from l2c_ray.logs import logger
+from l2c_ray.distributed.measuring import MeasuredSchedules
+from l2c_ray.distributed.run import Run
+from l2c_ray.evaluation.frontier import FIRST_SEED, beats_fewer_steps
+from l2c_ray.evaluation.plots import plot_frontier, plot_schedule
 from l2c_ray.registry.delivery import Results, deliver
 from l2c_ray.registry.lineage import Lineage
 from l2c_ray.registry.registration import HEATMAP_FILE, Registration
 from l2c_ray.registry.tracking import TrackedRun
-from l2c_ray.registry.versions import SCHEDULE_FILE, RegisteredVersion, get_version
+from l2c_ray.registry.versions import SCHEDULE_FILE, RegisteredVersion
 from l2c_ray.schedule import Schedule
-from l2c_ray.search.frontier import FinishedTrial, finished_trials, frontier
-from l2c_ray.search.leases import ORIGIN, PARENT, REASON
-from l2c_ray.search.results import WARM_FROM
-from l2c_ray.search.study import Objective
-from l2c_ray.storage.objects import ObjectStore
 from l2c_ray.strict_json import lenient
 
 if TYPE_CHECKING:
-    import optuna
     from mlflow import MlflowClient
 
-TRIALS_FILE = "trials.png"
+FRONTIER_FILE = "frontier.png"
+"""Artifact of a run: the plot of its comparison."""
 
-_log = logger(__name__)
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """What a finished study leaves behind."""
-
-    study: str
-    mlflow_run_id: str
-    trials: list[FinishedTrial]
-    """All that came to a schedule."""
-    frontier: list[FinishedTrial]
-    """Cheapest first."""
-    versions: list[RegisteredVersion]
-    """One for each of the frontier."""
-    measurements: list[Measurement]
-    """Of the full run, the frontier, fewer steps at the same compute, and the fixed interval."""
+_Metrics = Mapping[int, Mapping[str, float]]
+"""Metrics by step."""
 
 
-@dataclass(frozen=True)
-class Publisher:
-    """What makes versions of a study's frontier. One at a time: who comes second measures again, and finds the versions
-    that the first one made.
+def publish(
+    run: Run,
+    run_name: str,
+    schedules: Mapping[str, Schedule],
+    measured: MeasuredSchedules,
+    unlogged: _Metrics,
+    client: MlflowClient,
+    tracked: TrackedRun,
+) -> list[RegisteredVersion]:
+    """Logs the results of a run and registers a version of each schedule.
+
+    Args:
+        schedules: by name, with their quality.
+        unlogged: progress that MLflow has not taken yet.
+
+    Raises:
+        UnreachableError: the tracking server does not answer; the results are kept in a file.
     """
-
-    config: SearchConfig
-    base: LearnConfig
-    """What its trials have in common."""
-    pipeline: Pipeline
-    study: optuna.Study
-    kept: ObjectStore
-    """Where its trials keep their schedules."""
-    client: MlflowClient
-    run: TrackedRun
-
-    def publish(self, on_images: OnImages) -> SearchResult:
-        """Measures and registers every schedule on the frontier, and moves the tiers that pass the gate.
-
-        Args:
-            on_images: called whenever images were made for that.
-
-        Raises:
-            SearchError: there is no schedule, or none within the limit.
-            IntegrityError: a trial's schedule is not the one that was measured.
-            UnreachableError: the tracking server does not answer; what was measured is kept in a file.
-        """
-        objective = Objective(self.config.objective)
-        trials = finished_trials(self.study, objective)
-        best = frontier(trials)
-        if not best:
-            raise _nothing_found(self.study, trials)
-        # As their trials wrote them: with the errors of another number of workers they might differ in the last digits,
-        # and so be other versions.
-        schedules = {_name_of(trial): self._schedule_of(trial) for trial in best}
-        measurements, samples = measure_all(self._crewed(), self.pipeline, schedules, on_images)
-        measured = measurements[1 : 1 + len(best)]
-        results = Results(
-            experiment=self.base.run.experiment,
-            run=self.study.study_name,
-            metrics={trial.number: {"cost": trial.cost, "mse": trial.point.mse} for trial in trials},
-            artifacts=self._artifacts(trials, best, measurements, objective)
-            | _of_each(best, list(schedules.values()), measured),
-            registrations=[
-                self._registration(trial, schedule, its, grid, is_worth_serving(its, measurements))
-                for trial, schedule, its, grid in zip(best, schedules.values(), measured, samples, strict=True)
-            ],
-        )
-        versions = deliver(self.client, self.run, results)
-        try:
-            self._promote(versions[0].name, on_images)
-            versions = [get_version(self.client, version.name, version.version) for version in versions]
-        except UnreachableError as error:
-            _log.warning("the versions are registered, but not all tiers are known to have moved: %s", error)
-        return SearchResult(self.study.study_name, self.run.id, trials, best, versions, measurements)
-
-    def _crewed(self) -> LearnConfig:
-        """What trials have in common, but with as many workers as all that ran side by side: those are idle now."""
-        wanted = self.base.cluster
-        crew = cluster.with_more_workers(wanted, wanted.workers * self.config.study.parallel)
-        return self.base.model_copy(update={"cluster": crew})
-
-    def _schedule_of(self, trial: FinishedTrial) -> Schedule:
-        place = f"{self.kept.address}/{trial.point.schedule}"
-        schedule = Schedule.from_json(self.kept.get(trial.point.schedule).decode(errors="replace"), source=place)
-        if schedule.sha256 != trial.point.sha256:
-            raise IntegrityError(place, f"is not the schedule that trial {trial.number} measured", "search anew")
-        return schedule
-
-    def _registration(
-        self, trial: FinishedTrial, schedule: Schedule, its: Measurement, grid: bytes | None, worth_serving: bool
-    ) -> Registration:
-        learned = self.config.learn_config(trial.params)
+    config = run.config
+    parents = run.objective.parents([schedule.sha256 for schedule in schedules.values()])
+    registrations = []
+    for (name, schedule), parent in zip(schedules.items(), parents, strict=True):
         lineage = Lineage(
-            run=self.study.study_name,
-            run_id=self.run.id,
-            config=learned.model_dump(mode="json", by_alias=True),
-            data=described(learned, open_training_images(learned)),
-            seeds={"learning": learned.run.seed, "study": self.config.study.seed, "first image measured": FIRST_SEED},
-            study=self.study.study_name,
-            trial=trial.number,
-            parent=self._sha256_of_parent(trial, schedule),
+            run=run_name,
+            run_id=tracked.id,
+            config=config.model_dump(mode="json", by_alias=True),
+            data=run.objective.describe_data(run.data),
+            seeds={"learning": config.run.seed, "first image measured": FIRST_SEED},
+            parent=parent,
         )
-        return Registration(
-            schedule=schedule,
-            lineage=lineage,
-            image_shape=self.pipeline.model.image_shape,
-            metrics={"speedup": its.speedup},
-            samples=grid,
-            worth_serving=worth_serving,
-            chosen=True,
-        )
-
-    def _sha256_of_parent(self, trial: FinishedTrial, schedule: Schedule) -> str | None:
-        """Of the schedule of the trial that a derived one's router was learned in, or that learning began from."""
-        from optuna.trial import TrialState
-
-        trials = self.study.get_trials(deepcopy=False)
-        if trial.parent is not None:
-            return str(trials[trial.parent].user_attrs["sha256"])
-        source = schedule.provenance.settings.get(WARM_FROM)
-        of_source = (
-            str(each.user_attrs["sha256"])
-            for each in trials
-            if each.state == TrialState.COMPLETE
-            and PARENT not in each.user_attrs
-            and each.user_attrs.get(ORIGIN, each.number) == source
-        )
-        return next(of_source, None)
-
-    def _promote(self, name: str, on_images: OnImages) -> None:
-        """By the rule of the tiers and through the gate, each tier by itself; a search has its versions in any case."""
-        why = f"on the frontier of study {self.study.study_name}"
-        wanted = PromotionSection(name=name, why=why, checkpoint=self.base.model.checkpoint)
-        promotion = PromotionConfig(promotion=wanted, gate=self.config.gate, cluster=self._crewed().cluster)
-        try:
-            verdicts = examine(self.client, promotion, on_images)
-            move_aliases(self.client, verdicts, why, lambda move: _log.info("moved %s", move))
-        except (RegistryError, ScheduleError, ConflictError) as error:
-            _log.warning("no further tier moves: %s", error)
-            return
-        for verdict in verdicts:
-            if not verdict.passed:
-                _log.warning("a tier stays where it is: %s", verdict.failure)
-
-    def _artifacts(
-        self,
-        trials: Sequence[FinishedTrial],
-        best: Sequence[FinishedTrial],
-        measurements: Sequence[Measurement],
-        objective: Objective,
-    ) -> dict[str, bytes]:
-        every, on_frontier = ([(trial.cost, trial.point.mse) for trial in some] for some in (trials, best))
-        return {
-            TRIALS_FILE: plot_trials(every, on_frontier, objective.cost_name),
-            FRONTIER_FILE: plot_frontier(measurements),
-            "trials.json": lenient([_described(each) for each in self.study.get_trials(deepcopy=False)]).encode(),
-            "frontier.json": lenient([measurement.as_dict() for measurement in measurements]).encode(),
-        }
+        registrations.append(make_registration(run.pipeline, name, schedule, lineage, measured))
+    results = Results(
+        experiment=config.run.experiment,
+        run=run_name,
+        metrics=_metrics(unlogged, measured),
+        artifacts=frontier_artifacts(measured) | _schedule_artifacts(run, schedules),
+        registrations=registrations,
+    )
+    return deliver(client, tracked, results)
 
 
-def _of_each(
-    best: Sequence[FinishedTrial], schedules: Sequence[Schedule], measured: Sequence[Measurement]
-) -> dict[str, bytes]:
-    """What is told of every trial on the frontier, in a folder of its own."""
-    files = {}
-    for trial, schedule, its in zip(best, schedules, measured, strict=True):
-        folder = _name_of(trial)
-        files[f"{folder}/{SCHEDULE_FILE}"] = schedule.to_json().encode()
-        files[f"{folder}/{HEATMAP_FILE}"] = plot_schedule(schedule)
-        files[f"{folder}/trial.json"] = lenient(asdict(trial) | {"measured": its.as_dict()}).encode()
-    return files
+def make_registration(
+    pipeline: Pipeline,
+    name: str,
+    schedule: Schedule,
+    lineage: Lineage,
+    measured: MeasuredSchedules,
+    *,
+    chosen: bool = False,
+) -> Registration:
+    """The registration of the schedule that has this name among the measured ones.
+
+    Args:
+        chosen: whether the schedule was chosen by this very measurement.
+    """
+    return Registration(
+        schedule=schedule,
+        lineage=lineage,
+        image_shape=pipeline.model.image_shape,
+        metrics={"speedup": measured.comparison.schedules[name].speedup},
+        samples=measured.samples.get(name),
+        worth_serving=beats_fewer_steps(measured.comparison, name),
+        chosen=chosen,
+    )
 
 
-def _nothing_found(study: optuna.Study, trials: Sequence[FinishedTrial]) -> SearchError:
-    if trials:
-        closest = min(trials, key=lambda trial: trial.point.mse)
-        problem = f"none of {len(trials)} schedules keeps within the limit (the least error is {closest.point.mse:.2g})"
-        return SearchError(f"study {study.study_name}", problem, "raise the limit in [objective] or widen the space")
-    reasons = [trial.user_attrs[REASON] for trial in study.get_trials(deepcopy=False) if REASON in trial.user_attrs]
-    last = f", the last because {reasons[-1]}" if reasons else ""
-    return SearchError(f"study {study.study_name}", f"no trial came to a schedule{last}", "change the space or learn")
-
-
-def _name_of(trial: FinishedTrial) -> str:
-    return f"trial-{trial.number:04d}"
-
-
-def _described(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+def frontier_artifacts(measured: MeasuredSchedules) -> dict[str, bytes]:
+    """Plot and table of a comparison, by file name."""
+    comparison = measured.comparison
     return {
-        "number": trial.number,
-        "state": trial.state.name,
-        "values": trial.values,
-        "params": trial.params,
-        "constraints": trial.constraints,
-        "user_attrs": trial.user_attrs,
+        FRONTIER_FILE: plot_frontier(comparison),
+        "frontier.json": lenient([measurement.as_dict() for measurement in comparison]).encode(),
     }
+
+
+def _metrics(unlogged: _Metrics, measured: MeasuredSchedules) -> dict[int, dict[str, float]]:
+    """Results of each schedule, with its place among the schedules as the step, and the unlogged progress."""
+    metrics = {step: dict(values) for step, values in unlogged.items()}
+    for number, its in enumerate(measured.comparison.schedules.values()):
+        results = {"compute_share": its.compute_share, "speedup": its.speedup, "mse": its.mse}
+        metrics.setdefault(number, {}).update(results)
+    return metrics
+
+
+def _schedule_artifacts(run: Run, schedules: Mapping[str, Schedule]) -> dict[str, bytes]:
+    artifacts = {}
+    for folder, schedule in zip(run.objective.schedule_names("-"), schedules.values(), strict=True):
+        artifacts[str(Path(folder, SCHEDULE_FILE))] = schedule.to_json().encode()
+        # The router's last scores are only those of a single schedule.
+        scores = None if folder else run.learner.score_table()
+        artifacts[str(Path(folder, HEATMAP_FILE))] = plot_schedule(schedule, scores)
+    return artifacts

@@ -1,4 +1,4 @@
-"""Where runs are kept, and what the folder of one tells: the settings it was begun with, and how far it has come."""
+"""The folder of a run: the settings of its first session, and its checkpoints."""
 
 import fnmatch
 import json
@@ -12,17 +12,18 @@ from torch import Tensor
 from l2c_ray.distributed.worker import STATE_FILE
 from l2c_ray.errors import CheckpointError, ConfigError
 from l2c_ray.storage.files import home
-from l2c_ray.storage.objects import ObjectStore, open_store
+from l2c_ray.storage.objects import ObjectStore
+from l2c_ray.storage.opening import open_store
 from l2c_ray.storage.tensors import parse_tensors
 
 SETTINGS_FILE = "settings.json"
 
 
 def open_storage(given: str | None) -> ObjectStore:
-    """Where all runs are, each in a folder of its name: as given, else `$L2C_STORAGE`, else `$L2C_HOME/runs`.
+    """The store with the folders of all runs: as given, else `$L2C_STORAGE`, else `$L2C_HOME/runs`.
 
     Raises:
-        StorageError: it is no place that can be written to.
+        StorageError: it cannot be written to.
         UnreachableError: it does not answer.
     """
     store = open_store(given or os.environ.get("L2C_STORAGE") or str(home() / "runs"))
@@ -30,15 +31,15 @@ def open_storage(given: str | None) -> ObjectStore:
     return store
 
 
-def go_on_with(runs: ObjectStore, name: str, settings: Mapping[str, Any], iterations: int) -> int:
-    """Begins the run or goes on with it; gives the iterations that its checkpoints have done already.
+def resume(runs: ObjectStore, name: str, settings: Mapping[str, Any], iterations: int) -> int:
+    """Begins or resumes a run; returns the iterations that its checkpoints have done.
 
     Args:
-        settings: what may not change from one session of the run to the next.
-        iterations: that the run shall have done in the end.
+        settings: settings that all sessions of the run must share.
+        iterations: iterations of the finished run.
 
     Raises:
-        ConfigError: the run was begun with other settings, or has done more iterations; or its folder is no run's.
+        ConfigError: the run was begun with other settings or has done more iterations, or the folder is not a run's.
     """
     place = f"{name}/{SETTINGS_FILE}"
     if runs.find(place):
@@ -58,7 +59,7 @@ def go_on_with(runs: ObjectStore, name: str, settings: Mapping[str, Any], iterat
 
 
 def iterations_of(state: Mapping[str, Tensor]) -> int:
-    """Done when the learner had this state.
+    """Iterations done in a learner's state.
 
     Raises:
         CheckpointError: it is no learner's state.

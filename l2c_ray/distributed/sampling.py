@@ -1,22 +1,21 @@
-"""Sampling the images of a measurement on the cluster: one actor a worker, each with its share of the images."""
+"""Sampling the images of a measurement on the cluster: one actor per worker, each with its share of the images."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import ray
 import torch
 from ray.exceptions import RayError
 
+from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.config.sampling import SamplingConfig
 from l2c_ray.distributed.cluster import needs_of_a_worker
 from l2c_ray.errors import LearningError
 from l2c_ray.evaluation.frontier import Candidate, Sampled, Sampler
-from l2c_ray.models import zoo
 
 
 class ClusterSampler:
-    """A `SampleImages` over actors that keep the model. A context: the actors end with it."""
+    """A `SampleImages` over actors that keep the model; a context manager that ends them."""
 
     def __init__(self, config: SamplingConfig) -> None:
         needs, limit = needs_of_a_worker(config.cluster), config.cluster.max_failures
@@ -58,18 +57,16 @@ def _get(shares: list[Any]) -> list[Sampled]:
         return cast(list[Sampled], ray.get(shares))
     except RayError as error:
         reason = str(error).strip().splitlines()[-1]
-        remedy = "raise cluster.max_failures or see the job's logs; what was learned, the run's checkpoint has"
+        remedy = "raise cluster.max_failures or see the job's logs; the run's checkpoint has what was learned"
         raise LearningError("sampling", f"failed on a worker ({reason})", remedy) from error
 
 
 class _ShardSampler:
-    """Runs on one worker."""
+    """The actor on one worker."""
 
     def __init__(self, config: SamplingConfig) -> None:
-        checkpoint = Path(config.model.checkpoint) if config.model.checkpoint else None
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = zoo.load(config.model.name, checkpoint, device)
-        self._sample = Sampler(model, config.sampler.name, config.sampler.guidance, config.batch_size)
+        self._sample = Sampler(Pipeline.from_config(config.model, config.sampler, device), config.batch_size)
 
     def sample(self, candidate: Candidate, labels: list[int], seeds: list[int]) -> Sampled:
         return self._sample(candidate, labels, seeds)

@@ -1,4 +1,4 @@
-"""What SIGTERM does: an orderly stop where there is time for one, and otherwise an end that leaves nothing open.
+"""Ends of a job: an orderly stop on SIGTERM while there is time for one, and the status that MLflow is told.
 
 `ray job stop` sends it and kills three seconds later, or when `$RAY_JOB_STOP_WAIT_TIME_S` of the cluster says so.
 """
@@ -15,11 +15,12 @@ from typing import NoReturn
 import psutil
 
 from l2c_ray.errors import ConfigError, LearningStoppedError
+from l2c_ray.registry.tracking import TrackedRun
 
 _WAIT_VARIABLE = "RAY_JOB_STOP_WAIT_TIME_S"
 _WAIT_SECONDS = 3.0
 _RESERVE_SECONDS = 1.0
-"""Kept of Ray's wait for the end that comes where no orderly stop did."""
+"""Part of Ray's wait that is kept for ending the process where no orderly stop came about."""
 _LAST_SECONDS = 0.5
 """Part of the reserve left for actions still under way."""
 
@@ -27,10 +28,10 @@ Action = Callable[[], object]
 
 
 class Stopping:
-    """The wish to stop a run, and what is to be done about it."""
+    """A stop of a run that may be requested, and the actions that bring it about."""
 
     def __init__(self, error: LearningStoppedError, grace_seconds: float) -> None:
-        """A stop of a run that ends with `error` and has `grace_seconds` for an orderly end."""
+        """A stop that ends the run with `error` and allows `grace_seconds` for an orderly end."""
         self.requested = False
         self.error = error
         self.grace_seconds = grace_seconds
@@ -39,20 +40,16 @@ class Stopping:
         self._ending = threading.Lock()
 
     def ask_by(self, action: Action) -> None:
-        """Done if a stop is wished for after this: to tell the workers, and to mark what will not come to its end."""
+        """Adds an action for a stop that is requested after this, such as telling the workers."""
         self._asks.append(action)
 
     def check(self) -> None:
-        """Goes on only if nobody has asked to stop.
-
-        Raises:
-            LearningStoppedError: somebody has.
-        """
+        """Raises LearningStoppedError if a stop was requested."""
         if self.requested:
             raise self.error
 
     def watch(self, signals: socket.socket) -> None:
-        """Sees to the stop when SIGTERM is among the signals' numbers that arrive, until no more can."""
+        """Stops the run when the number of SIGTERM arrives; returns when the socket is closed."""
         with signals:
             while arrived := signals.recv(64):
                 if signal.SIGTERM in arrived and not self.requested and not self._over.is_set():
@@ -60,7 +57,7 @@ class Stopping:
                     self._see_to_it()
 
     def end(self) -> None:
-        """The stop has come about, or nobody wished for it. Does not return where the process is being ended."""
+        """Marks the run as over, stopped or not. Does not return while the process is being ended."""
         with self._ending:
             self._over.set()
 
@@ -73,11 +70,11 @@ class Stopping:
                 self._end_process(asking)
 
     def _end_process(self, asking: threading.Thread) -> NoReturn:
-        # Who read it may be gone.
+        # The reader of stderr may be gone.
         with suppress(OSError):
             print(f"error: {self.error}", file=sys.stderr, flush=True)
         asking.join(_LAST_SECONDS)
-        # Those of a private Ray. Some of them would outlive this process for long.
+        # Processes of a private Ray, some of which would outlive this process for long.
         for process in psutil.Process().children(recursive=True):
             with suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -85,13 +82,13 @@ class Stopping:
 
     def _ask(self) -> None:
         for action in self._asks:
-            # Ray or MLflow may be what is broken; that must not keep the process from ending.
+            # Ray or MLflow may be broken; that must not keep the process from ending.
             with suppress(Exception):
                 action()
 
 
 def stopped(name: str, kind: str = "run") -> LearningStoppedError:
-    """The error of a run, or of something else that goes on by its name, that was stopped."""
+    """The error of a stopped run, or of a stopped study with `kind` study; both are resumed by name."""
     return LearningStoppedError(f"{kind} {name}", "was stopped", f"go on with --set {kind}.name={name}")
 
 
@@ -100,7 +97,7 @@ def stops_on_sigterm(name: str, kind: str = "run") -> Iterator[Stopping]:
     """While the context lasts, SIGTERM asks for a stop, and ends the process shortly before Ray would kill it.
 
     A thread reads the signal from a socket. A handler would wait for the main thread, which Ray holds for a second at
-    a time, and of the three that would be one too many.
+    a time, one of Ray's three.
     """
     stopping = Stopping(stopped(name, kind), _grace_seconds())
     arriving, sending = socket.socketpair()
@@ -116,6 +113,20 @@ def stops_on_sigterm(name: str, kind: str = "run") -> Iterator[Stopping]:
             stopping.end()
             signal.set_wakeup_fd(written_before)
             signal.signal(signal.SIGTERM, handled_before)
+
+
+@contextmanager
+def ending(run: TrackedRun) -> Iterator[None]:
+    """Marks the MLflow run as ended when the context ends, with the status that belongs to how it ended."""
+    try:
+        yield
+    except (LearningStoppedError, SystemExit, KeyboardInterrupt):
+        run.end("KILLED")
+        raise
+    except BaseException:
+        run.end("FAILED")
+        raise
+    run.end("FINISHED")
 
 
 def _grace_seconds() -> float:

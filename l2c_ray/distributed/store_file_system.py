@@ -1,4 +1,4 @@
-"""An object store as a file system of Arrow: the form in which Ray Train takes a place for its checkpoints."""
+"""An object store as an Arrow file system, the form in which Ray Train takes a place for its checkpoints."""
 
 import tempfile
 from collections.abc import Mapping
@@ -13,12 +13,15 @@ from l2c_ray.storage.objects import ObjectStore
 
 
 def file_system(store: ObjectStore) -> PyFileSystem:
-    """Its paths are the store's names, so that what Ray Train writes appears whole, is verified and waits for S3."""
+    """File system whose paths are the store's names, so that Ray Train's files appear whole and verified.
+
+    In this form boto3 is the only client of S3, and retries until its deadline for Ray Train too.
+    """
     return PyFileSystem(_StoreHandler(store))
 
 
 class _StoreHandler(FileSystemHandler):  # type: ignore[misc]
-    """What Ray Train asks for. A folder is there as long as something is in it."""
+    """The operations that Ray Train uses; a folder exists as long as an object is in it."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
@@ -52,7 +55,7 @@ class _StoreHandler(FileSystemHandler):  # type: ignore[misc]
         return [self._info(str(path)) for path in sorted(inside)]
 
     def create_dir(self, path: str, recursive: bool) -> None:
-        """Comes with the first object in it."""
+        """Does nothing: a folder appears with its first object."""
 
     def delete_dir(self, path: str) -> None:
         for name in self._store.names(path):
@@ -70,7 +73,7 @@ class _StoreHandler(FileSystemHandler):  # type: ignore[misc]
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder, "content")
             self._store.download(path, copy)
-            # What is open stays when its name goes.
+            # An open file stays readable when its name is removed.
             return pyarrow.OSFile(str(copy))
 
     def open_output_stream(self, path: str, metadata: Mapping[str, str]) -> pyarrow.NativeFile:
@@ -98,7 +101,7 @@ class _StoreHandler(FileSystemHandler):  # type: ignore[misc]
 
 
 class _Upload:
-    """Written to this machine first; closing it puts it into the store. What is never closed leaves nothing."""
+    """A local file that is put into the store when it is closed; without that it leaves nothing."""
 
     def __init__(self, store: ObjectStore, name: str) -> None:
         self._store = store
@@ -111,7 +114,7 @@ class _Upload:
             return self._file.write(content)
 
     def flush(self) -> None:
-        """Nothing is in the store before the end."""
+        """Does nothing: the store gets the whole file at the end."""
 
     def close(self) -> None:
         if not self.closed:

@@ -1,4 +1,4 @@
-"""Where a Ray that is started on this machine has its sockets and logs: a folder that nobody else gets into."""
+"""The private folder with the sockets and logs of a Ray that is started on this machine."""
 
 import os
 import tempfile
@@ -11,7 +11,7 @@ _SYSTEM = f"{os.sep}tmp"
 
 
 def make_temporary_folder() -> Path:
-    """One of the user's own, to be removed when that Ray has ended.
+    """A new folder of the user's own, to be removed when that Ray has ended.
 
     Raises:
         StorageError: it cannot be made.
@@ -20,11 +20,11 @@ def make_temporary_folder() -> Path:
 
 
 def temp_dir_in(folder: Path) -> Path:
-    """The folder that Ray gets as its own. Ray opens that one to everybody, so it lies inside a private one."""
+    """The folder for Ray inside a private one, since Ray opens its own to everybody."""
     return folder / "ray"
 
 
 def _parent() -> Path:
-    """The user's, unless it is too long: sockets live in it whose whole paths may have 107 characters."""
+    """The user's folder for temporary files, unless its path is too long for sockets, which may have 107 characters."""
     usual = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
     return Path(usual if len(usual) <= _LONGEST else _SYSTEM)

@@ -1,4 +1,4 @@
-"""Router learning as a Ray Train run: resumed by name, kept going through lost workers, stopped with a checkpoint."""
+"""Training on the workers of a cluster: a Ray Train run, resumed by name, that survives lost workers."""
 
 import os
 import threading
@@ -16,10 +16,11 @@ from torch import Tensor
 from l2c_ray.config.learn import LearnConfig
 from l2c_ray.distributed.cluster import needs_of_a_worker
 from l2c_ray.distributed.stopping import stopped
-from l2c_ray.distributed.worker import STATE_FILE, Outcome, train_worker
+from l2c_ray.distributed.training_loop import Outcome
+from l2c_ray.distributed.worker import STATE_FILE, train_worker
 from l2c_ray.errors import LearningError
 from l2c_ray.learning.progress import Progress
-from l2c_ray.storage import objects
+from l2c_ray.storage import addresses
 from l2c_ray.storage.objects import ObjectStore
 from l2c_ray.storage.tensors import read_tensors
 
@@ -29,17 +30,17 @@ OnProgress = Callable[[list[Progress]], None]
 """Called about twice a second with the iterations since the last call."""
 
 
-def train(
+def train_on_workers(
     config: LearnConfig,
     run_name: str,
     storage: ObjectStore,
-    mailbox: Any,
+    monitor: Any,
     on_progress: OnProgress,
     start: Mapping[str, Tensor] | None = None,
 ) -> Mapping[str, Tensor]:
-    """Learns on the cluster's workers and returns the learner's last state.
+    """Trains on the cluster's workers and returns the learner's last state.
 
-    A run of this name under `storage` is gone on with from its last checkpoint. A stop that the `mailbox` asks for
+    A run of this name under `storage` continues from its last checkpoint. A stop requested from the run's `monitor`
     ends it with a checkpoint.
 
     Args:
@@ -47,40 +48,11 @@ def train(
 
     Raises:
         LearningError: the loss was not finite, or more workers were lost than `cluster.max_failures`.
-        LearningStoppedError: it was asked to stop, and can be gone on with.
+        LearningStoppedError: a stop was requested; the run can be resumed.
     """
-    from l2c_ray.distributed.store_file_system import file_system
-
-    # A report waits for the controller's next poll, which is 2 s away unless told.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    needs = needs_of_a_worker(config.cluster)
-    limit = config.cluster.max_failures
-    # Not TorchTrainer, whose process group listens on every interface; the workers make their own.
-    trainer = DataParallelTrainer(
-        train_worker,
-        # Keys by reference: Ray Train writes what is in this dictionary down, and shows it on its dashboard.
-        train_loop_config={
-            "config": config.model_dump(by_alias=True),
-            "mailbox": mailbox,
-            "environment": ray.put(objects.environment()),
-            "start": ray.put(start),
-        },
-        scaling_config=ScalingConfig(
-            num_workers=config.cluster.workers,
-            use_gpu="GPU" in needs,
-            resources_per_worker=needs,
-        ),
-        run_config=RunConfig(
-            name=run_name,
-            # The workers get the store itself, with what it needs to reach S3: Ray shows their variables to everybody.
-            storage_path=".",
-            storage_filesystem=file_system(storage),
-            failure_config=FailureConfig(max_failures=limit, controller_failure_limit=limit),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-        ),
-    )
+    trainer = _make_trainer(config, run_name, storage, monitor, start)
     try:
-        with _relayed(mailbox, on_progress):
+        with _relayed(monitor, on_progress):
             result = trainer.fit()
     except (TrainingFailedError, RayError) as error:
         reason = str(error).strip().splitlines()[-1]
@@ -98,17 +70,55 @@ def train(
         return read_tensors(Path(folder, STATE_FILE))
 
 
+def _make_trainer(
+    config: LearnConfig, run_name: str, storage: ObjectStore, monitor: Any, start: Mapping[str, Tensor] | None
+) -> DataParallelTrainer:
+    from l2c_ray.distributed.store_file_system import file_system
+
+    # A report waits for the controller's next poll, which is 2 s away unless told.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    needs = needs_of_a_worker(config.cluster)
+    limit = config.cluster.max_failures
+    # Not TorchTrainer, whose process group listens on every interface; the workers make their own.
+    return DataParallelTrainer(
+        train_worker,
+        # Keys by reference: Ray Train stores this dictionary and shows it on its dashboard.
+        train_loop_config={
+            "config": config.model_dump(by_alias=True),
+            "monitor": monitor,
+            "environment": ray.put(addresses.environment()),
+            "start": ray.put(start),
+        },
+        scaling_config=ScalingConfig(
+            num_workers=config.cluster.workers,
+            use_gpu="GPU" in needs,
+            resources_per_worker=needs,
+        ),
+        run_config=RunConfig(
+            name=run_name,
+            # The workers get the store itself with its keys of S3, since Ray shows their variables to everybody.
+            storage_path=".",
+            storage_filesystem=file_system(storage),
+            failure_config=FailureConfig(max_failures=limit, controller_failure_limit=limit),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    )
+
+
 @contextmanager
-def _relayed(mailbox: Any, on_progress: OnProgress) -> Iterator[None]:
-    """Hands the mailbox's progress on from a thread, since the main one waits for the run."""
+def _relayed(monitor: Any, on_progress: OnProgress) -> Iterator[None]:
+    """Passes the monitor's progress on from a thread, since the main thread waits for the run."""
     over = threading.Event()
 
+    def take() -> list[Progress]:
+        return [progress for reported in ray.get(monitor.take.remote()).values() for progress in reported]
+
     def relay() -> None:
-        # Without its cluster the run has no news, and the main thread has the error that says so.
+        # Without its cluster the run reports nothing, and the main thread has the error that says so.
         with suppress(RayError):
             while not over.wait(_POLL_SECONDS):
-                on_progress(ray.get(mailbox.take.remote()))
-            on_progress(ray.get(mailbox.take.remote()))
+                on_progress(take())
+            on_progress(take())
 
     thread = threading.Thread(target=relay, name="progress", daemon=True)
     thread.start()

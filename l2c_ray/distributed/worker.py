@@ -1,9 +1,9 @@
-"""What every Ray Train worker runs: the learner on its own shard, gradients averaged, checkpoints from the first."""
+"""The work of every Ray Train worker: its share of a run, gradients averaged, checkpoints by the first worker."""
 
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import ray
 import ray.train
@@ -13,68 +13,59 @@ import torch.distributed as dist
 from ray.train import Checkpoint
 from torch import Tensor
 
+from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.config.learn import LearnConfig
-from l2c_ray.data.training import open_training_images
 from l2c_ray.distributed.process_group import process_group
+from l2c_ray.distributed.run import Run
+from l2c_ray.distributed.training_loop import Outcome, run_iterations
 from l2c_ray.learning.learner import Learner
-from l2c_ray.learning.learners import make_learner
-from l2c_ray.models import zoo
-from l2c_ray.sampling.solvers import make_solver
+from l2c_ray.learning.progress import Progress
 from l2c_ray.storage.tensors import read_tensors, write_tensors
 
 STATE_FILE = "state.safetensors"
 
-Outcome = Literal["finished", "stopped", "diverged"]
-
 
 def train_worker(settings: dict[str, Any]) -> Outcome:
-    """Learns until the last iteration, a stop, or a loss that is not finite. All workers end at the same iteration.
+    """Trains this worker's share of a run from its last checkpoint, and ends with a checkpoint.
 
-    `settings` holds the `config` as a dictionary, the `mailbox`, and references to the `environment` that storage is
-    reached by and to the state to `start` from, which may be None.
+    Args:
+        settings: the `config` as a dictionary, the run's `monitor`, and references to the `environment` by which
+            storage is reached and to the state to `start` from, which may be None.
     """
     config = LearnConfig.parse(settings["config"], source="config")
     with process_group():
-        learner = _make_learner(config, *ray.get([settings["environment"], settings["start"]]))
-        return _learn(config, learner, settings["mailbox"])
+        learner = _prepare(config, *ray.get([settings["environment"], settings["start"]])).learner
+        return _train(config, learner, settings["monitor"])
 
 
-def _learn(config: LearnConfig, learner: Learner, mailbox: Any) -> Outcome:
+def _prepare(config: LearnConfig, environment: Mapping[str, str], start: Mapping[str, Tensor] | None) -> Run:
+    device = str(ray.train.torch.get_device())
+    pipeline = Pipeline.from_config(config.model, config.sampler, device)
+    run = Run.prepare(config, pipeline, ray.train.get_context().get_world_rank(), environment)
+    if start is not None:
+        run.learner.start_from(start)
+    if latest := ray.train.get_checkpoint():
+        with latest.as_directory() as folder:
+            run.learner.load_state(read_tensors(Path(folder, STATE_FILE)))
+    return run
+
+
+def _train(config: LearnConfig, learner: Learner, monitor: Any) -> Outcome:
     leads = ray.train.get_context().get_world_rank() == 0
-    outcome: Outcome = "finished"
-    while not learner.done:
-        before = learner.iteration
-        progress = learner.step(_average)
-        if learner.iteration == before:
-            outcome = "diverged"
-            break
-        if _any_worker(leads and ray.get(mailbox.post.remote(progress))):
-            outcome = "stopped"
-            break
-        if learner.iteration % config.training.checkpoint_every == 0 and not learner.done:
-            _checkpoint(learner, leads)
-    _checkpoint(learner, leads)
+
+    def should_stop(progress: Progress) -> bool:
+        return _any_worker(leads and ray.get(monitor.report.remote([progress])))
+
+    def checkpoint() -> None:
+        _checkpoint(learner, leads)
+
+    outcome = run_iterations(learner, _average, should_stop, checkpoint, config.training.checkpoint_every)
+    checkpoint()
     return outcome
 
 
-def _make_learner(config: LearnConfig, environment: Mapping[str, str], start: Mapping[str, Tensor] | None) -> Learner:
-    rank = ray.train.get_context().get_world_rank()
-    device = ray.train.torch.get_device()
-    checkpoint = Path(config.model.checkpoint) if config.model.checkpoint else None
-    model = zoo.load(config.model.name, checkpoint, str(device))
-    solver = make_solver(config.sampler.name, config.sampler.steps, model)
-    learner = make_learner(config, model, solver, open_training_images(config, rank, environment), rank)
-    if start is not None:
-        learner.start_from(start)
-    latest = ray.train.get_checkpoint()
-    if latest:
-        with latest.as_directory() as folder:
-            learner.load_state(read_tensors(Path(folder, STATE_FILE)))
-    return learner
-
-
 def _checkpoint(learner: Learner, leads: bool) -> None:
-    """The first worker's state to the run's storage; every worker waits until it is on its way."""
+    """Hands the first worker's state to the run's storage; every worker waits until it is on its way."""
     metrics = {"iteration": learner.iteration}
     if not leads:
         ray.train.report(metrics)

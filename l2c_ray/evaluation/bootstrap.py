@@ -1,4 +1,4 @@
-"""Confidence intervals of what was measured on a sample of images: the percentile bootstrap (Efron, 1979), seeded."""
+"""Confidence intervals of measurements on a sample of images: the percentile bootstrap (Efron, 1979), seeded."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Resampling:
-    """How intervals are made."""
+    """Settings of the bootstrap, and the intervals that it makes."""
 
     resamples: int = 1000
     confidence: float = 0.95
@@ -31,10 +31,10 @@ class Resampling:
     seed: int = 0
 
     def interval(self, count: int, statistic: Callable[[Tensor], float]) -> Interval:
-        """Of a statistic of `count` things, for instance images.
+        """Interval of a statistic of `count` things, for instance images.
 
         Args:
-            statistic: gives its value on the things with these numbers [count], of which some come several times.
+            statistic: its value on the things with these numbers [count], some of which occur several times.
         """
         generator = torch.Generator().manual_seed(draw_seed(self.seed, "bootstrap", count))
         drawn = [statistic(torch.randint(count, (count,), generator=generator)) for _ in range(self.resamples)]

@@ -1,6 +1,6 @@
-"""What the frontier protocol compares: the full run, schedules, the same sampler with fewer steps, and rules."""
+"""Candidates of the frontier protocol: the baseline, schedules, the same sampler with fewer steps, and rules."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import cast
@@ -9,9 +9,10 @@ from l2c_ray.caching.dynamic import DYNAMIC_RULES, Threshold
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.caching.recording import RecordingExecutor
 from l2c_ray.config.base import Section
+from l2c_ray.evaluation.comparison import Comparison
 from l2c_ray.evaluation.cost import make_schedule
 from l2c_ray.evaluation.frontier import FEWER_STEPS, Candidate
-from l2c_ray.policies.calibrated import OnCalibrated
+from l2c_ray.policies.calibration_set import OnCalibrated
 from l2c_ray.policies.fixed_interval import FixedInterval
 from l2c_ray.policies.rules import RULES, NamedSettings, provenance
 from l2c_ray.schedule import Schedule, Table
@@ -20,11 +21,12 @@ _LEAST_SHARE, _MOST_SHARE = 0.2, 0.95
 _POINTS_OF_FEWER_STEPS = 8
 
 
-def standard_candidates(pipeline: Pipeline, schedules: Mapping[str, Schedule]) -> list[Candidate]:
-    """The full run, the schedules by name, and the rules to beat: fewer steps at each one's compute, fixed interval."""
-    mine = [scheduled(name, schedule) for name, schedule in schedules.items()]
-    fewer = _fewer_steps(pipeline, steps_at_the_compute_of(mine, pipeline))
-    return [full_run(pipeline), *mine, *fewer, _of_rule(pipeline, "fixed-interval", FixedInterval(interval=2))]
+def standard_candidates(pipeline: Pipeline, schedules: Mapping[str, Schedule]) -> Comparison[Candidate]:
+    """Candidates of a run: its schedules; as rivals, fewer steps at the compute of each, and the fixed interval."""
+    mine = _scheduled(schedules)
+    fewer = _fewer_steps(pipeline, steps_at_the_compute_of(mine.values(), pipeline))
+    interval = _of_rule(pipeline, "fixed-interval", FixedInterval(interval=2))
+    return Comparison(baseline(pipeline), mine, (*fewer, interval))
 
 
 def frontier_candidates(
@@ -32,42 +34,37 @@ def frontier_candidates(
     schedules: Mapping[str, Schedule],
     rules: Iterable[NamedSettings],
     on_calibrated: OnCalibrated = lambda done, total: None,
-) -> list[Candidate]:
-    """The full run, the schedules by name, fewer steps over the whole curve and at each schedule's compute, the rules.
+) -> Comparison[Candidate]:
+    """Candidates of a whole frontier: as rivals, fewer steps over the curve and at each schedule's compute, and rules.
 
     Of several settings of a rule that make the same table the first one stands for all.
 
     Args:
-        on_calibrated: told how many images of a calibration set are done and how many there are, at first and after
-            each few; rules without one are made at once.
+        on_calibrated: called with the finished and all images of a calibration set, at the start and after each few;
+            rules without one are made at once.
     """
-    mine = [scheduled(name, schedule) for name, schedule in schedules.items()]
-    fewer = {*steps_over_the_curve(pipeline), *steps_at_the_compute_of(mine, pipeline)}
+    mine = _scheduled(schedules)
+    fewer = {*steps_over_the_curve(pipeline), *steps_at_the_compute_of(mine.values(), pipeline)}
     ruled = (_of_rule(pipeline, name, settings, on_calibrated) for name, settings in rules)
-    return [full_run(pipeline), *mine, *_fewer_steps(pipeline, fewer), *_without_repetition(ruled)]
+    return Comparison(baseline(pipeline), mine, (*_fewer_steps(pipeline, fewer), *_without_repetition(ruled)))
 
 
-def gate_candidates(pipeline: Pipeline, schedules: Mapping[str, Schedule]) -> list[Candidate]:
-    """The full run, the schedules by name, each telling which units it computed, and fewer steps at each one's compute.
-
-    Candidate i + 1 is schedule i; the last ones are fewer steps, from many to few.
-    """
-    mine = [
-        replace(scheduled(name, schedule), executor=partial(RecordingExecutor, schedule.table))
-        for name, schedule in schedules.items()
-    ]
-    return [full_run(pipeline), *mine, *_fewer_steps(pipeline, steps_at_the_compute_of(mine, pipeline))]
+def gate_candidates(pipeline: Pipeline, schedules: Mapping[str, Schedule]) -> Comparison[Candidate]:
+    """Candidates of the gate: recorded schedules; as rivals, fewer steps at the compute of each, from many to few."""
+    mine = {name: recorded(candidate) for name, candidate in _scheduled(schedules).items()}
+    fewer = _fewer_steps(pipeline, steps_at_the_compute_of(mine.values(), pipeline))
+    return Comparison(baseline(pipeline), mine, tuple(fewer))
 
 
 def steps_over_the_curve(pipeline: Pipeline) -> list[int]:
-    """Numbers of evaluations that make whole updates, about eight of them, between 0.2 and 0.95 of the pipeline's."""
+    """About eight numbers of evaluations in whole updates, between 0.2 and 0.95 of the pipeline's."""
     steps, order = pipeline.solver.steps, pipeline.solver.order
     whole = [count for count in range(order, steps, order) if _LEAST_SHARE <= count / steps <= _MOST_SHARE]
     stride = max(1, round(len(whole) / _POINTS_OF_FEWER_STEPS))
     return whole[::-1][::stride]
 
 
-def steps_at_the_compute_of(candidates: Sequence[Candidate], pipeline: Pipeline) -> list[int]:
+def steps_at_the_compute_of(candidates: Iterable[Candidate], pipeline: Pipeline) -> list[int]:
     """The most evaluations in whole updates that each candidate's compute buys, each number once, rising."""
     steps, order = pipeline.solver.steps, pipeline.solver.order
     # A share such as 12 / 20 may come out a little less than the number of steps it stands for.
@@ -75,14 +72,29 @@ def steps_at_the_compute_of(candidates: Sequence[Candidate], pipeline: Pipeline)
     return sorted({max(order, count) for count in bought})
 
 
-def full_run(pipeline: Pipeline) -> Candidate:
-    """What all others are compared with."""
-    return Candidate("full", "full", pipeline.solver.steps, None, 1.0)
+def baseline(pipeline: Pipeline) -> Candidate:
+    """The candidate that computes everything, with which all others are compared."""
+    return Candidate("baseline", "baseline", pipeline.solver.steps, None, 1.0)
 
 
 def scheduled(name: str, schedule: Schedule) -> Candidate:
-    """The full run with what the schedule reuses."""
+    """The candidate that reuses what the schedule says."""
     return Candidate(name, schedule.provenance.policy, schedule.sampler.steps, schedule, schedule.compute_share)
+
+
+def recorded(candidate: Candidate) -> Candidate:
+    """The same scheduled candidate, whose executors record which units they compute.
+
+    Raises:
+        ValueError: the candidate has no schedule.
+    """
+    if candidate.schedule is None:
+        raise ValueError(f"{candidate.name} has no schedule")
+    return replace(candidate, executor=partial(RecordingExecutor, candidate.schedule.table))
+
+
+def _scheduled(schedules: Mapping[str, Schedule]) -> dict[str, Candidate]:
+    return {name: scheduled(name, schedule) for name, schedule in schedules.items()}
 
 
 def _fewer_steps(pipeline: Pipeline, counts: Iterable[int]) -> list[Candidate]:
@@ -96,7 +108,9 @@ def _fewer_steps(pipeline: Pipeline, counts: Iterable[int]) -> list[Candidate]:
 def _of_rule(
     pipeline: Pipeline, name: str, settings: Section, on_calibrated: OnCalibrated = lambda done, total: None
 ) -> Candidate:
-    """Named as `chosen_rules` reads it; the first setting of a rule moves along its curve, the others make another."""
+    """The rule's candidate, named as `chosen_rules` reads it; its first setting moves along the curve, the others make
+    another curve.
+    """
     given = [f"{key}={value}" for key, value in settings.model_dump(exclude_defaults=True).items()]
     full_name, curve = f"{name}:{','.join(given)}", " ".join([name, *given[1:]])
     steps = pipeline.solver.steps

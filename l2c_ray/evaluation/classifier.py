@@ -1,4 +1,4 @@
-"""A small digit classifier: judges what a sample shows, and gives the features of the Fréchet distance."""
+"""A small digit classifier, which names the digit of a sample and gives the features of the Fréchet distance."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -41,7 +41,7 @@ class DigitClassifier(nn.Module):
 
     @torch.no_grad()
     def accuracy(self, images: Tensor, labels: Tensor) -> float:
-        """Share of images that are named rightly, in [0, 1]."""
+        """Share of images that are classified correctly, in [0, 1]."""
         named: Tensor = self.head(self(images)).argmax(1)
         return (named == labels).float().mean().item()
 
@@ -63,9 +63,5 @@ def load() -> DigitClassifier:
 
 
 def judge_of(image_shape: tuple[int, int, int]) -> DigitClassifier | None:
-    """The classifier, for a model that draws what it can judge; None for any other.
-
-    Raises:
-        CheckpointError: as `load`.
-    """
+    """The classifier for images of this shape; None unless they are digits'. Raises as `load` does."""
     return load() if image_shape == IMAGE_SHAPE else None

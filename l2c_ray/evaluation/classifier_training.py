@@ -1,4 +1,4 @@
-"""Trains the digit classifier, and writes it with a card that says how good it is."""
+"""Training of the digit classifier, which is written with a card of its accuracy."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ what a generated sample shows, and its last hidden layer gives the features of t
 
 
 def train_and_write(folder: Path, epochs: int = 40) -> str:
-    """Writes the weights and README.md to `folder`, in place of those that are there; returns the card.
+    """Trains the classifier and writes its weights and README.md to `folder`, replacing those there; returns the card.
 
     Raises:
         StorageError: the folder cannot be written; nothing was trained.
@@ -52,7 +52,7 @@ def train_and_write(folder: Path, epochs: int = 40) -> str:
 
 
 def train(data: LabelledImages, seed: int, epochs: int, batch_size: int = 64) -> DigitClassifier:
-    """A classifier trained on `data` with cross-entropy, shifted by up to one pixel so that it does not memorise."""
+    """A classifier trained on `data` with cross-entropy; images are shifted by up to one pixel against memorising."""
     torch.manual_seed(seed)
     classifier = DigitClassifier()
     steps = epochs * (len(data) // batch_size)

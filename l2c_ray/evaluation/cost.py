@@ -1,4 +1,4 @@
-"""Schedules with their cost, and the check that a schedule costs what it says."""
+"""Schedules with their cost, and the check that a schedule has the cost that it states."""
 
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.errors import ScheduleError
@@ -14,13 +14,13 @@ def make_schedule(pipeline: Pipeline, table: Table, provenance: Provenance) -> S
 
 
 def require_fit(schedule: Schedule, pipeline: Pipeline) -> None:
-    """Refuses a schedule that was not made for this model and sampler, or that costs something else than it says.
+    """Refuses a schedule that was not made for this model and sampler, or whose cost is not the stated one.
 
     Raises:
         ScheduleError: names the first field that differs.
     """
     model = pipeline.model
-    schedule.require(model.identity(), pipeline.solver.identity(pipeline.guidance))
+    pipeline.require_made_for(schedule)
     counted = count_macs(model).cost(schedule.table.compute)
     for count in ("layers", "with_attention"):
         said, found = getattr(schedule.cost, count), getattr(counted, count)
@@ -33,7 +33,7 @@ def require_fit(schedule: Schedule, pipeline: Pipeline) -> None:
 
 
 def fits(schedule: Schedule, pipeline: Pipeline) -> bool:
-    """Whether `require_fit` lets it pass."""
+    """Whether the schedule was made for this model and sampler and has the stated cost."""
     try:
         require_fit(schedule, pipeline)
     except ScheduleError:

@@ -1,4 +1,4 @@
-"""Where two schedules of one model and sampler differ."""
+"""Differences between two schedules of one model and sampler."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,7 +13,7 @@ class StepDifference:
 
     step: int
     kind: str
-    """For instance `attention`."""
+    """Kind of unit, for instance `attention`."""
     only_first: tuple[str, ...]
     """Names of the units that only the first schedule computes."""
     only_second: tuple[str, ...]
@@ -21,15 +21,15 @@ class StepDifference:
 
 @dataclass(frozen=True)
 class Difference:
-    """What is not alike in two schedules."""
+    """Differences between two schedules."""
 
     units: list[StepDifference]
-    """By step, and by kind in the order of a forward pass."""
+    """Differences by step, and by kind in the order of a forward pass."""
     forecasts: int
-    """Reused units with other coefficients, where both reuse."""
+    """Number of units that both reuse with different coefficients."""
     compute_share: tuple[float, float]
     metrics: dict[str, tuple[float | None, float | None]]
-    """Of both; None where one was not measured so."""
+    """Metrics of both; None where a schedule was not measured so."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -39,7 +39,7 @@ def difference(first: Schedule, second: Schedule) -> Difference:
     """Compares two schedules.
 
     Raises:
-        InvalidInputError: they are of other units or another number of steps.
+        InvalidInputError: their units or numbers of steps differ.
     """
     for what, mine, theirs in (
         ("units", first.model.units, second.model.units),

@@ -1,35 +1,30 @@
 """The frontier protocol: how any two ways of making the same images cheaper are compared.
 
 Image i has label i mod the number of classes and seed 10000 + i. Every candidate makes the same images; its error
-is measured against the full run's. All of them take their turn on each chunk of images, so that memory does not grow
+is measured against the baseline's. All of them take their turn on each chunk of images, so that memory does not grow
 with the number of images and a machine that slows down slows all alike.
 """
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor
 
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.caching.recording import RecordedExecutor
 from l2c_ray.evaluation import classifier
+from l2c_ray.evaluation.comparison import Comparison
 from l2c_ray.evaluation.quality import ErrorTally, frechet_distance, kernel_distance, peak_signal_to_noise
-from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.models.macs import count_macs
-from l2c_ray.sampling.solvers import make_solver
-from l2c_ray.schedule import Guidance, Mask, Quality, Schedule
+from l2c_ray.schedule import Mask, Quality, Schedule
 
 PROTOCOL = "frontier/1"
 FIRST_SEED = 10000
-LEARNED = "learned"
-"""The policy of schedules that were learned within a budget, and their curve."""
-LEARNED_BY_PAIRS = "learned-by-pairs"
-"""That of the paper's loss."""
 FEWER_STEPS = "fewer steps"
-"""The curve of the same sampler, computing everything."""
+"""The curve of the same sampler with fewer steps, computing everything."""
 
 
 @dataclass(frozen=True)
@@ -38,78 +33,81 @@ class Candidate:
 
     name: str
     curve: str
-    """What it is a point of, for instance `fewer steps`."""
+    """The curve that it is a point of, for instance `fewer steps`."""
     steps: int
     schedule: Schedule | None
     compute_share: float
-    """Of the full run's multiply-accumulates; at most so much where an executor decides while it samples."""
+    """Share of the baseline's multiply-accumulates; an upper bound where an executor decides while it samples."""
     executor: Callable[[], RecordedExecutor] | None = None
-    """Makes what runs one batch, and tells afterwards what it computed; None runs the schedule and tells nothing."""
+    """Makes the executor of one batch, which records what it computed; None runs the schedule without a record."""
 
 
 @dataclass(frozen=True)
-class Made:
-    """How far a measurement has come."""
+class ImageProgress:
+    """Progress of a measurement."""
 
     candidates: int
     images: int
-    """Images of each candidate in the end."""
+    """Images per candidate when it is done."""
     done: int
     """Images of all candidates so far."""
     share: float
-    """Share of the measurement that is done, by compute, in [0, 1]."""
+    """Finished share of the measurement, by compute, in [0, 1]."""
     candidate: str
-    """Whose images were just made; empty at first."""
+    """The candidate whose images were just made; empty at the start."""
 
     @property
     def total(self) -> int:
-        """Images of all candidates in the end."""
+        """Images of all candidates when it is done."""
         return self.candidates * self.images
 
 
-OnImages = Callable[[Made], None]
-"""Told at first, and whenever a candidate has made some images."""
+OnImages = Callable[[ImageProgress], None]
+"""Called at the start, and whenever a candidate has made some images."""
 
 
 class Meter:
-    """Counts what a measurement has made, and tells it after each candidate's turn."""
+    """Counts the images of a measurement and reports them after each candidate's turn."""
 
-    def __init__(self, candidates: Sequence[Candidate], images: int, on_images: OnImages) -> None:
-        self._made = Made(len(candidates), images, done=0, share=0.0, candidate="")
-        self._whole = images * sum(candidate.compute_share for candidate in candidates)
-        self._tell = on_images
-        on_images(self._made)
+    def __init__(self, candidates: Iterable[Candidate], images: int, on_images: OnImages) -> None:
+        shares = [candidate.compute_share for candidate in candidates]
+        self._progress = ImageProgress(len(shares), images, done=0, share=0.0, candidate="")
+        self._whole = images * sum(shares)
+        self._report = on_images
+        on_images(self._progress)
 
     def add(self, candidate: Candidate, images: int) -> None:
-        """So many more of this candidate's."""
-        done, share = self._made.done + images, self._made.share + images * candidate.compute_share / self._whole
+        """Counts `images` more of the candidate's."""
+        before = self._progress
+        done, share = before.done + images, before.share + images * candidate.compute_share / self._whole
         # A sum of shares misses 1 by rounding.
-        share = 1.0 if done == self._made.total else share
-        self._made = replace(self._made, done=done, share=share, candidate=candidate.name)
-        self._tell(self._made)
+        share = 1.0 if done == before.total else share
+        self._progress = replace(before, done=done, share=share, candidate=candidate.name)
+        self._report(self._progress)
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one candidate did on the protocol's images."""
+    """Result of one candidate on the protocol's images."""
 
     name: str
     curve: str
     compute_share: float
     removed_share: float | None
-    """Of the units of the schedule's cache steps; None without a schedule."""
+    """Reused share of the units at the schedule's cache steps; None without a schedule."""
     seconds: float
     """Sampling time of all images, summed over the processes that shared them."""
     speedup: float
-    """Seconds of the full run over these: the median over the chunks."""
+    """Seconds of the baseline over these: the median over the chunks."""
     mse: float
-    """To the full run's images, in [-1, 1]."""
+    """Mean squared error to the baseline's images, whose pixels are in [-1, 1]."""
     psnr: float | None
-    """In dB, of that error; None where it is zero."""
+    """Peak signal-to-noise ratio of that error, in dB; None where it is zero."""
     ssim: float
-    """Structural similarity to the full run's images, at most 1."""
+    """Structural similarity to the baseline's images, at most 1."""
     frechet_to_full: float | None
-    """This and the next two are None for images that the digit classifier cannot judge."""
+    """Fréchet distance to the baseline's images. This and the next two are None for images that the digit classifier
+    cannot judge."""
     frechet_to_real: float | None
     kernel_to_full: float | None
 
@@ -117,7 +115,7 @@ class Measurement:
         return asdict(self)
 
     def quality(self, images: int) -> Quality:
-        """What goes into a schedule's file: what does not depend on the machine's speed, to six digits."""
+        """The part that does not depend on the machine's speed, to six digits, for a schedule's file."""
         names = ("mse", "psnr", "ssim", "frechet_to_full", "frechet_to_real", "kernel_to_full")
         metrics = {name: getattr(self, name) for name in names}
         rounded = {name: float(f"{value:.6g}") for name, value in metrics.items() if value is not None}
@@ -125,44 +123,41 @@ class Measurement:
 
 
 class Sampled(NamedTuple):
-    """What a candidate made of one chunk."""
+    """One chunk of a candidate's images."""
 
     images: Tensor
     """[n, channels, height, width], in about [-1, 1]."""
     seconds: float
-    """Of sampling."""
+    """Sampling time."""
     compute_share: float
-    """Of the full run's multiply-accumulates."""
+    """Share of the baseline's multiply-accumulates."""
     computed: tuple[Mask, ...] = ()
-    """How often each unit was computed at each step, for each executor that tells."""
+    """Number of times that each unit was computed at each step, for each executor with a record."""
 
 
 SampleImages = Callable[[Candidate, Sequence[int], Sequence[int]], Sampled]
-"""(candidate, labels, seeds) -> the images of these labels and seeds, and what they cost."""
+"""(candidate, labels, seeds) -> the images of these labels and seeds, and their cost."""
 
 
 class Sampler:
-    """Samples any candidate of one model in this process."""
+    """Samples any candidate of one pipeline in this process, whatever its number of steps."""
 
-    def __init__(self, model: CacheableTransformer, sampler: str, guidance: Guidance, batch_size: int) -> None:
-        self._model = model
-        self._sampler = sampler
-        self._guidance = guidance
+    def __init__(self, pipeline: Pipeline, batch_size: int) -> None:
+        self._pipeline = pipeline
         self._batch_size = batch_size
-        self._macs = count_macs(model).with_attention
-        # The first run of a process is slow for reasons that are no candidate's.
+        self._macs = count_macs(pipeline.model).with_attention
+        # The first batch of a process is slow whatever the candidate.
         self(Candidate("warm-up", "warm-up", 2, None, 1.0), [0] * batch_size, range(batch_size))
 
     def __call__(self, candidate: Candidate, labels: Sequence[int], seeds: Sequence[int]) -> Sampled:
-        """As `SampleImages`; an executor decides about all these images at once."""
-        solver = make_solver(self._sampler, candidate.steps, self._model)
-        pipeline = Pipeline(self._model, solver, self._guidance)
+        """A chunk of images (see `SampleImages`); an executor decides about all of them at once."""
+        pipeline = self._pipeline.with_steps(candidate.steps)
         start = time.perf_counter()
         if candidate.executor is None:
             images = pipeline.generate(labels, seeds, candidate.schedule, self._batch_size)
             return Sampled(images, time.perf_counter() - start, candidate.compute_share)
         if candidate.schedule:
-            candidate.schedule.require(self._model.identity(), solver.identity(self._guidance))
+            pipeline.require_made_for(candidate.schedule)
         executor = candidate.executor()
         images = pipeline.generate_batch(labels, seeds, executor)
         seconds = time.perf_counter() - start
@@ -171,78 +166,102 @@ class Sampler:
 
 
 class RememberingSampler:
-    """Samples in this process, and makes the full run's images, which all trials are compared with, but once."""
+    """Samples in this process; makes the baseline's images, which all trials are compared with, once."""
 
     def __init__(self, sample: SampleImages) -> None:
         self._sample = sample
-        self._full: dict[tuple[int, ...], Sampled] = {}
+        self._baseline: dict[tuple[int, ...], Sampled] = {}
 
     def __call__(self, candidate: Candidate, labels: Sequence[int], seeds: Sequence[int]) -> Sampled:
         if candidate.schedule is not None:
             return self._sample(candidate, labels, seeds)
-        if tuple(seeds) not in self._full:
-            self._full[tuple(seeds)] = self._sample(candidate, labels, seeds)
-        return self._full[tuple(seeds)]
+        if tuple(seeds) not in self._baseline:
+            self._baseline[tuple(seeds)] = self._sample(candidate, labels, seeds)
+        return self._baseline[tuple(seeds)]
 
 
 def measure(
-    candidates: Sequence[Candidate],
+    candidates: Comparison[Candidate],
     sample: SampleImages,
     images: int,
     num_classes: int,
     real: Tensor | None,
     chunk: int,
-    on_images: OnImages = lambda made: None,
+    on_images: OnImages = lambda progress: None,
     first_seed: int = FIRST_SEED,
-) -> list[Measurement]:
-    """Runs every candidate on the same images; the first must be the full run that the others are compared with.
+) -> Comparison[Measurement]:
+    """Runs every candidate on the same images.
 
     Args:
-        images: how many, at least 2.
+        images: number of images per candidate, at least 2.
         real: real digits [n, 1, 8, 8] for the distances of sets; None where the model draws something else.
-        chunk: images that each candidate makes before it is the next one's turn.
-        on_images: called at first, and whenever some were made.
-        first_seed: of the first image, whose successors have the seeds after it; the protocol's unless given.
+        chunk: images that each candidate makes before the next candidate's turn.
+        on_images: called at the start, and whenever some were made.
+        first_seed: seed of the first image; the following images have the seeds after it.
     """
-    meter = Meter(candidates, images, on_images)
     judge = None if real is None else classifier.load()
-    tallies = [_Tally(candidate, ErrorTally(judge)) for candidate in candidates]
-    for start in range(0, images, chunk):
-        numbers = range(start, min(start + chunk, images))
-        labels = [number % num_classes for number in numbers]
-        seeds = [first_seed + number for number in numbers]
-        reference = sample(candidates[0], labels, seeds)
-        for tally in tallies:
-            made = sample(tally.candidate, labels, seeds) if tally is not tallies[0] else reference
-            tally.add(made, reference.images)
-            meter.add(tally.candidate, len(numbers))
+    tallies = candidates.with_results(_Tally(candidate, ErrorTally(judge)) for candidate in candidates)
+    labels = [number % num_classes for number in range(images)]
+    run_in_turn(tallies, sample, labels, range(first_seed, first_seed + images), chunk, on_images)
     real_features = judge(real) if judge and real is not None else None
-    return [tally.measurement(tallies[0], real_features) for tally in tallies]
+    return candidates.with_results(tally.measurement(tallies.baseline, real_features) for tally in tallies)
+
+
+class Tally(Protocol):
+    """Results of one candidate, added up chunk by chunk."""
+
+    candidate: Candidate
+
+    def add(self, sampled: Sampled, reference: Tensor) -> None:
+        """Adds a chunk; `reference` are the baseline's images of the same seeds."""
+
+
+AnyTally = TypeVar("AnyTally", bound=Tally)
+
+
+def run_in_turn(
+    tallies: Comparison[AnyTally],
+    sample: SampleImages,
+    labels: Sequence[int],
+    seeds: Sequence[int],
+    chunk: int,
+    on_images: OnImages,
+) -> None:
+    """Samples the same images with every candidate, in turn on each chunk, and adds them to its tally."""
+    meter = Meter((tally.candidate for tally in tallies), len(seeds), on_images)
+    for start in range(0, len(seeds), chunk):
+        part = slice(start, start + chunk)
+        reference = sample(tallies.baseline.candidate, labels[part], seeds[part])
+        for tally in tallies:
+            is_baseline = tally is tallies.baseline
+            sampled = reference if is_baseline else sample(tally.candidate, labels[part], seeds[part])
+            tally.add(sampled, reference.images)
+            meter.add(tally.candidate, len(seeds[part]))
 
 
 class _Tally:
-    """One candidate's results so far."""
+    """Sums over the images of one candidate."""
 
     def __init__(self, candidate: Candidate, errors: ErrorTally) -> None:
         self.candidate = candidate
         self._errors = errors
         self._seconds: list[float] = []
-        """Of each chunk."""
+        """Sampling time of each chunk."""
         self._shares: list[tuple[float, int]] = []
-        """Of each chunk, with its images."""
+        """Compute share and number of images of each chunk."""
 
-    def add(self, made: Sampled, reference: Tensor) -> None:
-        self._errors.add(made.images, reference)
-        self._seconds.append(made.seconds)
-        self._shares.append((made.compute_share, len(made.images)))
+    def add(self, sampled: Sampled, reference: Tensor) -> None:
+        self._errors.add(sampled.images, reference)
+        self._seconds.append(sampled.seconds)
+        self._shares.append((sampled.compute_share, len(sampled.images)))
 
-    def measurement(self, full: "_Tally", real_features: Tensor | None) -> Measurement:
-        errors, features, full_features = self._errors, self._errors.features, full._errors.features
-        to_full, to_real, kernel = None, None, None
-        if features is not None and full_features is not None and real_features is not None:
-            to_full, to_real = (frechet_distance(features, other) for other in (full_features, real_features))
-            kernel = kernel_distance(features, full_features)
-        ratios = [there / here for there, here in zip(full._seconds, self._seconds, strict=True)]
+    def measurement(self, baseline: "_Tally", real_features: Tensor | None) -> Measurement:
+        errors, features, baseline_features = self._errors, self._errors.features, baseline._errors.features
+        to_baseline, to_real, kernel = None, None, None
+        if features is not None and baseline_features is not None and real_features is not None:
+            to_baseline, to_real = (frechet_distance(features, other) for other in (baseline_features, real_features))
+            kernel = kernel_distance(features, baseline_features)
+        ratios = [there / here for there, here in zip(baseline._seconds, self._seconds, strict=True)]
         return Measurement(
             name=self.candidate.name,
             curve=self.candidate.curve,
@@ -253,7 +272,14 @@ class _Tally:
             mse=errors.mse,
             psnr=peak_signal_to_noise(errors.mse),
             ssim=errors.ssim,
-            frechet_to_full=to_full,
+            frechet_to_full=to_baseline,
             frechet_to_real=to_real,
             kernel_to_full=kernel,
         )
+
+
+def beats_fewer_steps(comparison: Comparison[Measurement], name: str) -> bool:
+    """Whether the schedule has less error than fewer steps have at the same compute share or less."""
+    mine = comparison.schedules[name]
+    rivals = [rival for rival in comparison.rivals if rival.curve == FEWER_STEPS]
+    return all(mine.mse < rival.mse for rival in rivals if rival.compute_share <= mine.compute_share)

@@ -1,4 +1,4 @@
-"""What a schedule has to prove before anything is served with it, and whether it still does what it says."""
+"""Checks of the gate, which a schedule passes before it is served, and of drift, which it passes afterwards."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,16 +13,16 @@ from l2c_ray.schedule import Schedule
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was asked, and what was found."""
+    """A condition and its finding."""
 
     name: str
     passed: bool
     finding: str
-    """What was found, in words."""
+    """The finding in words."""
     interval: Interval | None = None
-    """Of what was measured."""
+    """Confidence interval of the measured number."""
     limit: float | None = None
-    """That it was held against."""
+    """Limit of that number."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -30,7 +30,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Limits:
-    """What error and distance must lie under; None stands for those of fewer steps at the same compute."""
+    """Upper limits of error and distance; None for those of fewer steps at the same compute."""
 
     error: float | None
     distance: float | None
@@ -39,31 +39,31 @@ class Limits:
 def gate_checks(
     schedule: Schedule,
     mine: Remeasured,
-    full: Remeasured,
+    baseline: Remeasured,
     fewer_steps: Remeasured,
     incumbent: Remeasured | None,
     limits: Limits,
     resampling: Resampling,
 ) -> list[Check]:
-    """What a schedule must pass before an alias moves to it, beside having the right weights.
+    """Checks that a schedule must pass before an alias moves to it, beside `identity_checks`.
 
     Args:
-        mine: what it did on images that it was not chosen by; the others, what they did on the same ones.
+        mine: the schedule's result on images that it was not chosen by; the others are results on the same images.
         fewer_steps: the same sampler with as many steps as the schedule's compute buys.
-        incumbent: the schedule that has the alias; None where none has.
+        incumbent: the schedule that has the alias; None if none has.
     """
-    error, distance = mine.error(resampling), mine.distance_to(full, resampling)
+    error, distance = mine.error(resampling), mine.distance_to(baseline, resampling)
     least = fewer_steps.error(resampling).estimate if limits.error is None else limits.error
     checks = [_below("error", error, least, "fewer steps" if limits.error is None else "the limit")]
     if distance is not None:
-        other = fewer_steps.distance_to(full, resampling) if limits.distance is None else None
+        other = fewer_steps.distance_to(baseline, resampling) if limits.distance is None else None
         most = other.estimate if other else limits.distance
         checks.append(_below("distance", distance, most or 0.0, "fewer steps" if other else "the limit"))
-    return [*checks, skips_check(schedule, mine), _gain_check(mine, full, incumbent, resampling)]
+    return [*checks, skips_check(schedule, mine), _gain_check(mine, baseline, incumbent, resampling)]
 
 
 def identity_checks(schedule: Schedule, pipeline: Pipeline) -> list[Check]:
-    """Whether the weights are those that the schedule was made for, and all else of model, sampler and cost too."""
+    """Checks that the schedule was made for these weights, and for this model, sampler and cost otherwise."""
     made_for, found = schedule.model.weights_sha256, pipeline.model.weights_sha256
     right = made_for in (found, None)
     said = f"sha256 {found}" if right else f"the schedule was made for sha256 {made_for}, these are {found}"
@@ -77,20 +77,20 @@ def identity_checks(schedule: Schedule, pipeline: Pipeline) -> list[Check]:
 
 
 def for_weights_of(schedule: Schedule, pipeline: Pipeline) -> Schedule:
-    """The schedule as if it had been made for the pipeline's weights, to see what it does with them."""
+    """The same schedule under the hash of the pipeline's weights, to measure it with them."""
     model = schedule.model.model_copy(update={"weights_sha256": pipeline.model.weights_sha256})
     return Schedule.create(model, schedule.sampler, schedule.table, schedule.provenance, schedule.cost)
 
 
 def skips_check(schedule: Schedule, mine: Remeasured) -> Check:
-    """Whether the units that were really computed are those of the table, each once, in every batch."""
+    """Checks that the units that were really computed are those of the table, each once, in every batch."""
     planned = schedule.table.compute
     wrong = [mask for mask in mine.computed if mask != planned]
     total = sum(row.count(0) for row in planned)
     if mine.computed and not wrong:
         return Check("skips", True, f"{total} of {total} planned skips in each of {len(mine.computed)} batches")
     if not mine.computed:
-        return Check("skips", False, "no executor told what it computed")
+        return Check("skips", False, "no executor recorded what it computed")
     skipped = sum(row.count(0) for row in wrong[0])
     other = next(
         (step, unit)
@@ -103,7 +103,7 @@ def skips_check(schedule: Schedule, mine: Remeasured) -> Check:
 
 
 def drift_check(said: float, mine: Remeasured, resampling: Resampling) -> Check:
-    """Whether the error is still what the version says: not below the interval of what is found now."""
+    """Checks that the error that the version states is not below the confidence interval of the error now."""
     found = mine.error(resampling)
     words = f"{found}, the version says {said:.3g}"
     if found.low <= said:
@@ -120,10 +120,10 @@ def _below(name: str, found: Interval, limit: float, whose: str) -> Check:
     return Check(name, passed, words, found, limit)
 
 
-def _gain_check(mine: Remeasured, full: Remeasured, incumbent: Remeasured | None, resampling: Resampling) -> Check:
-    """Faster than the incumbent, or better; without one, faster than the full run."""
-    speedup = mine.speedup_over(incumbent or full, resampling)
-    whose = "incumbent" if incumbent else "full run"
+def _gain_check(mine: Remeasured, baseline: Remeasured, incumbent: Remeasured | None, resampling: Resampling) -> Check:
+    """Checks that it is faster or better than the incumbent; without one, faster than the baseline."""
+    speedup = mine.speedup_over(incumbent or baseline, resampling)
+    whose = "incumbent" if incumbent else "baseline"
     words = f"{speedup} times as fast as the {whose}, lower end to be over 1"
     passed = speedup.low > 1
     if not passed:

@@ -1,4 +1,4 @@
-"""Writes a pretrained model in diffusers' folder layout, with a card that says how it was made and how good it is."""
+"""Writing a pretrained model in diffusers' folder layout, with a card of how it was made and how good it is."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from safetensors import SafetensorError
 
 from l2c_ray.config.pretraining import PretrainingConfig
 from l2c_ray.errors import StorageError
-from l2c_ray.models import zoo
 from l2c_ray.models.layout import CONFIG, WEIGHTS
-from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Guidance
 from l2c_ray.storage.files import make_writable, read_text, write_text
 
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
     from l2c_ray.learning.pretraining import Pretrained
 
 JOB = "jobs/pretrain.py"
-"""What writes model folders; the card of each names it."""
+"""The job that writes model folders; the card of each names it."""
 
 SAMPLES = 1000
 STEPS = 20
@@ -32,7 +30,7 @@ _FILES = (Path("README.md"), WEIGHTS, CONFIG, _SCHEDULER_CONFIG)
 _WRITTEN = {*_FILES, WEIGHTS.parent, _SCHEDULER_CONFIG.parent}
 
 _FAMILIES = {"dit": ("DiT (arXiv 2212.09748)", "ddim"), "uvit": ("U-ViT (arXiv 2209.12152)", "dpm-solver-2")}
-"""What a family is called, and the sampler that its authors use."""
+"""Name of each family with its source, and the sampler that its authors use."""
 
 CARD = """\
 # {name}
@@ -55,12 +53,12 @@ A class-conditional {kind} of {depth} layers and width {width} on scikit-learn's
 
 
 def require_replaceable(folder: Path) -> None:
-    """Refuses a place for a model that cannot be written, or where something would be lost.
+    """Refuses a folder for a model that cannot be written, or where something would be lost.
 
-    Only an empty folder, or one that holds nothing but what this job wrote, may be replaced.
+    Only an empty folder, or one with nothing but files of this job, may be replaced.
 
     Raises:
-        StorageError: names the place, and what is there.
+        StorageError: names the folder and its foreign content.
     """
     folder = folder.resolve()
     make_writable(folder.parent)
@@ -72,7 +70,7 @@ def require_replaceable(folder: Path) -> None:
 
 
 def _first_foreign(folder: Path) -> Path | None:
-    """The first thing in `folder` that this job did not write, or the folder itself; None if there is nothing."""
+    """The first path in `folder` that this job did not write, or the folder itself; None if there is none."""
     if not folder.is_dir():
         return folder
     entries = 0
@@ -88,7 +86,7 @@ def _first_foreign(folder: Path) -> Path | None:
 def write_model_folder(folder: Path, pretrained: Pretrained, config: PretrainingConfig, command: str) -> str:
     """Writes `folder` (transformer/, scheduler/, README.md), replacing one that this job wrote; returns the card.
 
-    What is judged is what was written: the weights are read back in float16 before the samples are made.
+    The samples that are judged are made with the written weights, read back in float16.
 
     Raises:
         StorageError: the folder cannot be written, or holds something else.
@@ -113,7 +111,7 @@ def write_model_folder(folder: Path, pretrained: Pretrained, config: Pretraining
 
 
 def _flush(folder: Path) -> None:
-    """Has everything in `folder` on disk before its name says that it is whole."""
+    """Flushes everything in `folder` to disk, before its name says that it is whole."""
     for path in (folder, *folder.rglob("*")):
         handle = os.open(path, os.O_RDONLY)
         os.fsync(handle)
@@ -121,7 +119,7 @@ def _flush(folder: Path) -> None:
 
 
 def exchange(folder: Path, new: Path, aside: Path) -> None:
-    """Puts `new` in the place of `folder`, which goes to `aside`; where that fails, `folder` stays."""
+    """Puts `new` in the place of `folder`, which goes to `aside`; if that fails, `folder` stays."""
     if not folder.exists():
         new.rename(folder)
         return
@@ -139,9 +137,9 @@ def _card(folder: Path, config: PretrainingConfig, loss: float, command: str) ->
     from l2c_ray.evaluation import classifier
     from l2c_ray.evaluation.quality import frechet_distance
 
-    model = zoo.load(config.name, folder)
     kind, sampler = _FAMILIES[config.family]
-    pipeline = Pipeline(model, make_solver(sampler, STEPS, model), GUIDANCE)
+    pipeline = Pipeline.load(config.name, folder, sampler=sampler, steps=STEPS, guidance=GUIDANCE)
+    model = pipeline.model
     labels = [index % model.num_classes for index in range(SAMPLES)]
     images = pipeline.generate(labels, seeds=range(SAMPLES))
     judge = classifier.load()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING
 
@@ -12,16 +12,17 @@ import numpy as np
 from torch import Tensor
 
 from l2c_ray.caching.pipeline import to_pixels
-from l2c_ray.evaluation.frontier import LEARNED, LEARNED_BY_PAIRS, Candidate, Measurement, SampleImages
-from l2c_ray.schedule import Schedule
+from l2c_ray.evaluation.comparison import Comparison
+from l2c_ray.evaluation.frontier import Candidate, Measurement, SampleImages
+from l2c_ray.schedule import L2C, LEARNED, Schedule
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SAMPLE_IMAGES = 8
-"""In the row of a grid; image i has label i mod the number of classes and seed i."""
+"""Images in a row of a grid; image i has label i mod the number of classes and seed i."""
 
-_STARRED = {LEARNED: "black", LEARNED_BY_PAIRS: "crimson"}
+_STARRED = {LEARNED: "black", L2C: "crimson"}
 
 
 def plot_schedule(schedule: Schedule, scores: Tensor | None = None) -> bytes:
@@ -45,22 +46,23 @@ def plot_schedule(schedule: Schedule, scores: Tensor | None = None) -> bytes:
     return _png(figure)
 
 
-def plot_frontier(measurements: Sequence[Measurement]) -> bytes:
+def plot_frontier(measurements: Iterable[Measurement]) -> bytes:
     """Error over compute share; `_plot_curves` says how."""
     return _plot_curves(
         measurements,
         lambda measurement: measurement.compute_share,
-        "compute share (multiply-accumulates, full run = 1)",
+        "compute share (multiply-accumulates, baseline = 1)",
     )
 
 
-def plot_frontier_over_time(measurements: Sequence[Measurement]) -> bytes:
-    """Error over the measured share of the full run's time; `_plot_curves` says how."""
-    return _plot_curves(measurements, lambda measurement: 1 / measurement.speedup, "measured time share (full run = 1)")
+def plot_frontier_over_time(measurements: Iterable[Measurement]) -> bytes:
+    """Error over the measured share of the baseline's time; `_plot_curves` says how."""
+    return _plot_curves(measurements, lambda measurement: 1 / measurement.speedup, "measured time share (baseline = 1)")
 
 
-def _plot_curves(measurements: Sequence[Measurement], position: Callable[[Measurement], float], label: str) -> bytes:
-    """One line a curve, on a logarithmic axis; what has no error, as the full run, is left out. Learned ones stand out.
+def _plot_curves(measurements: Iterable[Measurement], position: Callable[[Measurement], float], label: str) -> bytes:
+    """One line per curve, on a logarithmic axis; points without error, as the baseline, are left out. Learned curves
+    stand out.
 
     Args:
         position: the place on the horizontal axis that `label` names.
@@ -84,7 +86,7 @@ def _plot_curves(measurements: Sequence[Measurement], position: Callable[[Measur
     rightmost = max((place for points in curves.values() for place, _ in points), default=1.0)
     axes.set_xlim(0, 1.02 * max(1.0, rightmost))
     axes.set_xlabel(label)
-    axes.set_ylabel("mean squared error to the full run")
+    axes.set_ylabel("mean squared error to the baseline")
     axes.grid(visible=True, which="both", alpha=0.25)
     if curves:
         figure.legend(loc="outside right center", fontsize=9)
@@ -92,7 +94,7 @@ def _plot_curves(measurements: Sequence[Measurement], position: Callable[[Measur
 
 
 def plot_trials(trials: Sequence[tuple[float, float]], frontier: Sequence[tuple[float, float]], cost: str) -> bytes:
-    """A study: (cost, error) of every trial, and the line of those that no other beats in both."""
+    """(cost, error) of every trial of a study, and the line of its Pareto frontier."""
     figure = _figure(7, 5)
     axes = figure.subplots()
     axes.plot(*zip(*trials, strict=True), linestyle="", marker="o", markersize=5, color="silver", label="trials")
@@ -100,7 +102,7 @@ def plot_trials(trials: Sequence[tuple[float, float]], frontier: Sequence[tuple[
     if any(error > 0 for _, error in trials):
         axes.set_yscale("log")
     axes.set_xlabel(cost.replace("_", " "))
-    axes.set_ylabel("mean squared error to the full run")
+    axes.set_ylabel("mean squared error to the baseline")
     axes.grid(visible=True, which="both", alpha=0.25)
     axes.legend(fontsize=9)
     return _png(figure)
@@ -119,18 +121,19 @@ def plot_images(rows: Sequence[tuple[str, Tensor]]) -> bytes:
     return _png(figure)
 
 
-def plot_samples(candidates: Sequence[Candidate], sample: SampleImages, num_classes: int) -> list[bytes]:
-    """For each candidate but the first, which is the full run: the full run's images above its own, on fixed seeds.
+def plot_samples(candidates: Comparison[Candidate], sample: SampleImages, num_classes: int) -> dict[str, bytes]:
+    """A picture for each schedule, by name: the baseline's images above the schedule's, on fixed seeds.
 
     The model must draw pixels.
     """
     seeds = range(SAMPLE_IMAGES)
     labels = [number % num_classes for number in seeds]
-    full, *others = [sample(candidate, labels, seeds).images for candidate in candidates]
-    return [
-        plot_images([("everything computed", full), (f"{candidate.name}: {candidate.compute_share:.0%}", images)])
-        for candidate, images in zip(candidates[1:], others, strict=True)
-    ]
+    baseline = ("everything computed", sample(candidates.baseline, labels, seeds).images)
+    pictures = {}
+    for name, candidate in candidates.schedules.items():
+        images = sample(candidate, labels, seeds).images
+        pictures[name] = plot_images([baseline, (f"{candidate.name}: {candidate.compute_share:.0%}", images)])
+    return pictures
 
 
 def _short_name(unit: str) -> str:
@@ -139,7 +142,7 @@ def _short_name(unit: str) -> str:
 
 
 def _figure(width: float, height: float) -> Figure:
-    """An empty one, in inches."""
+    """An empty figure of this size in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")

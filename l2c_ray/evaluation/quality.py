@@ -1,4 +1,4 @@
-"""How far images are from the full run's, pixel by pixel and as a set, and how far both are from real ones."""
+"""Distances of images to the baseline's, pixel by pixel and as a set, and of both to real ones."""
 
 import math
 import warnings
@@ -16,7 +16,7 @@ _KERNEL_SEED = 0
 
 
 class ErrorTally:
-    """What is kept of one candidate's images, chunk by chunk: two sums, and the features of each image if wanted."""
+    """Errors of one candidate's images, added up chunk by chunk, and the features of each image if wanted."""
 
     def __init__(self, judge: DigitClassifier | None) -> None:
         self._judge = judge
@@ -27,7 +27,7 @@ class ErrorTally:
         self._features: list[Tensor] = []
 
     def add(self, images: Tensor, reference: Tensor) -> None:
-        """Counts `images` in, with the full run's of the same seeds; both [n, channels, height, width] in [-1, 1]."""
+        """Adds images and the baseline's of the same seeds; both [n, channels, height, width] in [-1, 1]."""
         self._images += len(images)
         self._values += images.numel()
         self._squared_error += (images.double() - reference.double()).square().sum().item()
@@ -42,12 +42,12 @@ class ErrorTally:
 
     @property
     def ssim(self) -> float:
-        """Structural similarity, the mean over the images; 1 where they are equal."""
+        """Mean structural similarity; 1 for equal images."""
         return self._similarity / self._images
 
     @property
     def features(self) -> Tensor | None:
-        """[images, 64] in the classifier's last hidden layer; None where there is no classifier for such images."""
+        """Features [images, 64] of the classifier's last hidden layer; None without a classifier for such images."""
         return torch.cat(self._features) if self._features else None
 
 
@@ -57,10 +57,10 @@ def peak_signal_to_noise(error: float) -> float | None:
 
 
 def structural_similarity(images: Tensor, reference: Tensor) -> float:
-    """SSIM (Wang et al., 2004) of two batches [n, channels, height, width] in [-1, 1], the mean over the images.
+    """Mean SSIM (Wang et al., 2004) of two batches [n, channels, height, width] in [-1, 1].
 
     The window is a Gaussian of sigma 0.5 on 5x5 pixels: the usual one, of sigma 1.5 on 11x11, does not fit in an image
-    of 8x8. Figures are to be compared with others of this window alone.
+    of 8x8. Values compare with others of this window only.
     """
     from torchmetrics.image import StructuralSimilarityIndexMeasure
 
@@ -76,16 +76,16 @@ def frechet_distance(features: Tensor, reference: Tensor) -> float:
     metric.update(reference, real=True)
     metric.update(features, real=False)
     distance = float(metric.compute())
-    # Rounding can take the distance of a set to itself below zero; what is not a number stays none.
+    # Rounding can take the distance of a set to itself below zero; a NaN stays a NaN.
     return 0.0 if distance < 0 else distance
 
 
 def kernel_distance(features: Tensor, reference: Tensor) -> float:
-    """Kernel distance (KID, arXiv 1801.01401) of the images of a candidate to the full run's, by features [n, 64].
+    """Kernel distance (KID, arXiv 1801.01401) of a candidate's images to the baseline's, by features [n, 64].
 
-    The mean over 100 pairs of random subsets, always the same ones, of 128 images (of half of them where there are
+    The mean over 100 pairs of random subsets, the same ones every time, of 128 images (of half of them if there are
     fewer than 256). Images of one seed are all but equal, which takes the estimate below zero where both are drawn;
-    so the reference's own distance to itself is subtracted, and what equals the reference has distance 0.
+    so the reference's own distance to itself is subtracted, and a set equal to the reference has distance 0.
     """
     return _kernel_estimate(features, reference) - _kernel_estimate(reference, reference)
 
@@ -95,7 +95,7 @@ def _kernel_estimate(features: Tensor, reference: Tensor) -> float:
 
     subset_size = max(2, min(_LARGEST_SUBSET, len(reference) // 2))
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        # It warns of the features that it keeps in memory: 64 numbers an image.
+        # It warns of the features in memory, 64 numbers per image.
         warnings.simplefilter("ignore", UserWarning)
         torch.manual_seed(_KERNEL_SEED)
         metric = KernelInceptionDistance(feature=_AsTheyAre(), subsets=_KERNEL_SUBSETS, subset_size=subset_size)
@@ -106,7 +106,7 @@ def _kernel_estimate(features: Tensor, reference: Tensor) -> float:
 
 
 class _AsTheyAre(nn.Module):
-    """Stands where torchmetrics expects a network: features are made once, when the images are there."""
+    """Identity in place of torchmetrics' network, since features are computed once per image."""
 
     num_features = DigitClassifier.num_features
 

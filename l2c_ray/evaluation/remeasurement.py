@@ -1,7 +1,6 @@
-"""Measuring schedules anew, image by image and chunk by chunk, so that what is found has a confidence interval."""
+"""Measuring schedules anew, image by image and chunk by chunk, so that results have confidence intervals."""
 
 import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,7 +10,8 @@ from torch import Tensor
 from l2c_ray.data.seeding import draw_seed
 from l2c_ray.evaluation.bootstrap import Interval, Resampling
 from l2c_ray.evaluation.classifier import DigitClassifier
-from l2c_ray.evaluation.frontier import FIRST_SEED, Candidate, Meter, OnImages, SampleImages
+from l2c_ray.evaluation.comparison import Comparison
+from l2c_ray.evaluation.frontier import FIRST_SEED, Candidate, OnImages, Sampled, SampleImages, run_in_turn
 from l2c_ray.evaluation.quality import frechet_distance
 from l2c_ray.schedule import Mask
 
@@ -19,7 +19,7 @@ _ABOVE_ALL_FRONTIER_SEEDS = 1 << 62
 
 
 class Draws(NamedTuple):
-    """Which images are made."""
+    """Labels and seeds of the images to be made."""
 
     labels: list[int]
     seeds: list[int]
@@ -31,7 +31,7 @@ def frontier_draws(images: int, num_classes: int) -> Draws:
 
 
 def fresh_draws(seed: int, purpose: str, images: int, num_classes: int) -> Draws:
-    """Images that no schedule was chosen by, the same ones for the same seed and purpose.
+    """Images that played no part in choosing any schedule, the same ones for the same seed and purpose.
 
     Their seeds lie above every seed of the frontier protocol. Learning draws its own by the same function for other
     purposes, so that one would be met again once in 2^62 draws.
@@ -42,83 +42,87 @@ def fresh_draws(seed: int, purpose: str, images: int, num_classes: int) -> Draws
 
 @dataclass(frozen=True)
 class Remeasured:
-    """What one candidate did, image by image."""
+    """Result of one candidate, image by image."""
 
     candidate: Candidate
     errors: Tensor
-    """[images]: mean squared error to the full run's image of the same seed."""
+    """[images]: mean squared error to the baseline's image of the same seed."""
     features: Tensor | None
     """[images, 64] in the digit classifier; None for images that it cannot judge."""
     seconds: Tensor
-    """[chunks]: of sampling, summed over the processes that shared a chunk."""
+    """[chunks]: sampling time, summed over the processes that shared a chunk."""
     computed: tuple[Mask, ...]
-    """How often each unit was computed at each step, for every executor that told."""
+    """Number of times that each unit was computed at each step, for every executor with a record."""
 
     def error(self, resampling: Resampling) -> Interval:
-        """Mean squared error to the full run."""
+        """Mean squared error to the baseline."""
         return resampling.interval(len(self.errors), lambda numbers: self.errors[numbers].mean().item())
 
     def error_over(self, other: "Remeasured", resampling: Resampling) -> Interval:
-        """How much more error than the other's, by pairs of images of one seed."""
+        """Difference of the mean squared errors, this minus the other, by pairs of images of one seed."""
         difference = self.errors - other.errors
         return resampling.interval(len(difference), lambda numbers: difference[numbers].mean().item())
 
-    def distance_to(self, full: "Remeasured", resampling: Resampling) -> Interval | None:
-        """Fréchet distance to the full run's images, both sets drawn with the same numbers.
+    def distance_to(self, baseline: "Remeasured", resampling: Resampling) -> Interval | None:
+        """Fréchet distance to the baseline's images, both sets drawn with the same numbers; None without features.
 
         An image that is drawn twice makes a set smaller, and the distance of smaller sets is larger: the interval
         errs to the side of caution.
         """
-        mine, theirs = self.features, full.features
+        mine, theirs = self.features, baseline.features
         if mine is None or theirs is None:
             return None
         return resampling.interval(len(mine), lambda numbers: frechet_distance(mine[numbers], theirs[numbers]))
 
     def speedup_over(self, other: "Remeasured", resampling: Resampling) -> Interval:
-        """The other's seconds over these, the median over the chunks."""
+        """Seconds of the other over these: the median over the chunks."""
         ratios = other.seconds / self.seconds
         return resampling.interval(len(ratios), lambda numbers: statistics.median(ratios[numbers].tolist()))
 
 
 def remeasure(
-    candidates: Sequence[Candidate],
+    candidates: Comparison[Candidate],
     sample: SampleImages,
     draws: Draws,
     chunk: int,
     judge: DigitClassifier | None,
-    on_images: OnImages = lambda made: None,
-) -> list[Remeasured]:
-    """Runs every candidate on the same images, in turn on each chunk of them; the first is the full run.
+    on_images: OnImages = lambda progress: None,
+) -> Comparison[Remeasured]:
+    """Runs every candidate on the same images, in turn on each chunk of them.
 
     Args:
-        chunk: images that each candidate makes before it is the next one's turn.
+        chunk: images that each candidate makes before the next candidate's turn.
         judge: gives the features; None where images are no digits.
-        on_images: called at first, and whenever some were made.
+        on_images: called at the start, and whenever some were made.
     """
-    errors: list[list[Tensor]] = [[] for _ in candidates]
-    features: list[list[Tensor]] = [[] for _ in candidates]
-    seconds: list[list[float]] = [[] for _ in candidates]
-    computed: list[tuple[Mask, ...]] = [() for _ in candidates]
-    meter = Meter(candidates, len(draws.seeds), on_images)
-    for start in range(0, len(draws.seeds), chunk):
-        part = slice(start, start + chunk)
-        reference: Tensor | None = None
-        for number, candidate in enumerate(candidates):
-            made = sample(candidate, draws.labels[part], draws.seeds[part])
-            reference = made.images if reference is None else reference
-            errors[number].append((made.images.double() - reference.double()).square().flatten(1).mean(1))
-            if judge:
-                features[number].append(judge(made.images))
-            seconds[number].append(made.seconds)
-            computed[number] += made.computed
-            meter.add(candidate, len(made.images))
-    return [
-        Remeasured(
-            candidate=candidate,
-            errors=torch.cat(errors[number]),
-            features=torch.cat(features[number]) if judge else None,
-            seconds=torch.tensor(seconds[number], dtype=torch.float64),
-            computed=computed[number],
+    tallies = candidates.with_results(_Tally(candidate, judge) for candidate in candidates)
+    run_in_turn(tallies, sample, draws.labels, draws.seeds, chunk, on_images)
+    return candidates.with_results(tally.result() for tally in tallies)
+
+
+class _Tally:
+    """Results of one candidate so far, image by image and chunk by chunk."""
+
+    def __init__(self, candidate: Candidate, judge: DigitClassifier | None) -> None:
+        self.candidate = candidate
+        self._judge = judge
+        self._errors: list[Tensor] = []
+        self._features: list[Tensor] = []
+        self._seconds: list[float] = []
+        self._computed: tuple[Mask, ...] = ()
+
+    def add(self, sampled: Sampled, reference: Tensor) -> None:
+        self._errors.append((sampled.images.double() - reference.double()).square().flatten(1).mean(1))
+        if self._judge:
+            self._features.append(self._judge(sampled.images))
+        self._seconds.append(sampled.seconds)
+        self._computed += sampled.computed
+
+    def result(self) -> Remeasured:
+        return Remeasured(
+            candidate=self.candidate,
+            errors=torch.cat(self._errors),
+            features=torch.cat(self._features) if self._judge else None,
+            seconds=torch.tensor(self._seconds, dtype=torch.float64),
+            computed=self._computed,
         )
-        for number, candidate in enumerate(candidates)
-    ]

@@ -12,7 +12,7 @@ FOLDER = Path(str(files("l2c_ray.evaluation"))) / "embedded" / "schedules"
 
 
 def shipped_schedules(pipeline: Pipeline) -> dict[str, Schedule]:
-    """Those for this model, sampler and number of steps, by name; none if other weights or guidance are in use.
+    """Shipped schedules that were made for the pipeline, by name; none for other weights or guidance.
 
     Raises:
         ScheduleError: a file is not a schedule.

@@ -9,8 +9,8 @@ from l2c_ray.schedule import Schedule, Table
 def export(schedule: Schedule) -> Export:
     """The schedule as the fields of cache-dit's `DBCacheConfig` that make it follow a mask.
 
-    The mask reuses at a step only if the schedule reuses every unit there. So it never skips what the schedule
-    found worth computing; what it loses is compute.
+    The mask reuses at a step only if the schedule reuses every unit there: it skips nothing that the schedule
+    computes, and computes more.
     """
     mask = step_mask(schedule.table)
     fields = {
@@ -22,7 +22,7 @@ def export(schedule: Schedule) -> Export:
 
 
 def step_mask(table: Table) -> list[int]:
-    """[steps] of 1 where any unit is computed and 0 where all are reused."""
+    """Mask [steps]: 1 where any unit is computed, 0 where all are reused."""
     return [int(any(row)) for row in table.compute]
 
 

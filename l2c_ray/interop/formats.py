@@ -1,4 +1,4 @@
-"""Which formats of other projects can be read or written, and what a written one leaves out."""
+"""Formats of other projects that can be read or written, and the losses of written ones."""
 
 import codecs
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ ExportFormat = Literal["smoothcache", "cache-dit"]
 
 @dataclass(frozen=True)
 class Export:
-    """A schedule as another project reads it."""
+    """A schedule in another project's format."""
 
     text: str
     lost: tuple[str, ...]
-    """What the schedule says and the text does not, a line each."""
+    """Losses against the schedule, one line each."""
 
 
 def recognise(path: Path) -> ImportFormat:
@@ -33,7 +33,7 @@ def recognise(path: Path) -> ImportFormat:
 
 
 def dropped_forecast(table: Table) -> tuple[str, ...]:
-    """What is lost of a table's forecast in a format that has none."""
+    """Losses of a table's forecast in a format that has none; empty without a forecast."""
     forecasts = sum(bool(coefficients) for row in table.forecast or () for coefficients in row)
     if not forecasts:
         return ()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from l2c_ray.errors import ScheduleError
-from l2c_ray.learning.router import Router
+from l2c_ray.learning.l2c.router import Router
 from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.sampling.ddim import DDIM
 from l2c_ray.sampling.dpm_solver_2 import DPMSolver2
@@ -29,10 +29,10 @@ _REMEDY = "give the authors' router for this model, sampler and number of steps"
 
 
 def read_table(path: Path, model: CacheableTransformer, solver: Solver, theta: float) -> Table:
-    """The router in the file, thresholded: compute where sigmoid(logit) > theta. What the pickle says is not run.
+    """The table of the file's router: compute where sigmoid(logit) > theta. The pickle is read, not run.
 
     Args:
-        model: may be without weights; what counts is its number of units.
+        model: may be without weights; only its number of units is used.
         theta: in [0, 1].
 
     Raises:
@@ -63,7 +63,7 @@ def _rows_of_updates(solver: Solver) -> dict[int, int]:
 
 
 def _unwrapped(content: Any, path: Path) -> tuple[Mapping[Any, Any], str]:
-    """The rows, and the sampler that files of this layout are for."""
+    """The rows, and the name of the sampler for files of this layout."""
     if not isinstance(content, dict):
         raise ScheduleError(str(path), "holds no dictionary of router rows", _REMEDY)
     if _ROUTERS not in content:
@@ -91,5 +91,5 @@ def _require_rows(rows: Mapping[Any, Any], steps: int, units: int, path: Path) -
 
 
 def _label(key: object) -> str:
-    """A key as errors name it; one of another type than these may be nested too deep to be written."""
+    """A key for an error message; a key of another type may be nested too deep to be written."""
     return str(key) if isinstance(key, str | int) else f"a key of type {type(key).__name__}"

@@ -16,9 +16,9 @@ from l2c_ray.schedule import ModelIdentity, Schedule, Table
 from l2c_ray.storage.files import read_text
 
 _KINDS = {"attention": "attn", "mlp": "mlp"}
-"""SmoothCache's names of the kinds of units."""
+"""SmoothCache's names for the kinds of units."""
 _MOST_BYTES = 4 << 20
-"""A file of 1000 steps and 1000 units has as many."""
+"""Size limit, reached by 1000 steps and 1000 units."""
 _REMEDY = "give a SmoothCache schedule for this model and number of steps"
 
 
@@ -45,7 +45,7 @@ def read_table(path: Path, model: ModelIdentity, steps: int) -> Table:
 
 
 def export(schedule: Schedule) -> Export:
-    """The schedule as SmoothCache reads it, by unit.
+    """The schedule in SmoothCache's format, by unit.
 
     Raises:
         ScheduleError: SmoothCache has no name for a kind of unit.
@@ -57,7 +57,7 @@ def export(schedule: Schedule) -> Export:
 
 
 def _unit_keys(model: ModelIdentity) -> list[str]:
-    """Of all units in order, for instance `attn-0`."""
+    """SmoothCache's keys for all units in order, for instance `attn-0`."""
     names = [name.rpartition(".") for name in model.units]
     blocks = list(dict.fromkeys(block for block, _, _ in names))
     for block, _, kind in names:

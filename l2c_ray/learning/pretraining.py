@@ -1,4 +1,4 @@
-"""Trains a small class-conditional transformer from scratch, so that everything else has a real model to work on."""
+"""Training of the small class-conditional transformers that ship in the package, from scratch."""
 
 import json
 import math
@@ -26,12 +26,12 @@ _EMA = "ema."
 
 @dataclass(frozen=True)
 class Pretrained:
-    """What training leaves behind."""
+    """Result of a pretraining."""
 
     model: CacheableTransformer
-    """With averaged weights, in evaluation mode."""
+    """The model with averaged weights, in evaluation mode."""
     loss: float
-    """Averaged over the last steps."""
+    """The loss, averaged over the last steps."""
 
 
 def pretrain(
@@ -39,17 +39,17 @@ def pretrain(
     on_step: Callable[[int, float], None],
     on_start: Callable[[int], None] = lambda done: None,
 ) -> Pretrained:
-    """Trains on the digits to the end, going on from the last checkpoint under the home folder.
+    """The model trained on the digits, resumed from the last checkpoint under the home folder.
 
     Args:
-        on_step: told after each step how many are done, and the loss averaged over the last ones.
-        on_start: told how many steps are done before the first one is made here.
+        on_step: called after each step with the number of steps done and the loss averaged over the last ones.
+        on_start: called once with the number of steps that earlier sessions did.
 
     Raises:
-        ConfigError: the images cannot be cut into such patches, or another config wrote the checkpoint.
+        ConfigError: the patches do not fill an image, or another config wrote the checkpoint.
         CheckpointError: the checkpoint is not whole.
         StorageError: checkpoints cannot be written.
-        LearningError: the loss or the weights left the range of numbers.
+        LearningError: the loss or the weights are not finite.
     """
     trainer = Pretrainer(config, digits.load())
     checkpoint = make_writable(home() / "pretraining" / config.name) / "checkpoint.safetensors"
@@ -67,8 +67,8 @@ def pretrain(
 class Pretrainer:
     """Noise-prediction training (arXiv 2006.11239, algorithm 1) with label dropout and an average of the weights.
 
-    Step i draws its images, timesteps and noise from a generator seeded with (seed, i), so a run that was cut
-    off and resumed is the run that was not.
+    Step i draws its images, timesteps and noise from a generator seeded with (seed, i), so that a resumed run equals
+    an uninterrupted one.
     """
 
     def __init__(self, config: PretrainingConfig, data: LabelledImages) -> None:
@@ -110,7 +110,7 @@ class Pretrainer:
         self._optimizer.step()
         self._average_weights()
         for name, tensor in self._ema.items():
-            # Half precision is what they are written in.
+            # Weights are written in half precision.
             self._require_finite(name, tensor.half())
         self.step_index += 1
         self.recent_loss += (loss.item() - self.recent_loss) / 100
@@ -122,7 +122,7 @@ class Pretrainer:
         return model.eval()
 
     def save(self, checkpoint: Path) -> None:
-        """Writes everything that a resumed run needs, and the config that it belongs to."""
+        """Writes everything that a resumed run needs, with its config."""
         tensors = pack(self._model, self._optimizer)
         tensors.update({_EMA + name: tensor for name, tensor in self._ema.items()})
         tensors["step"] = torch.tensor(self.step_index)
@@ -131,10 +131,10 @@ class Pretrainer:
         write_tensors(checkpoint, tensors)
 
     def resume(self, checkpoint: Path) -> None:
-        """Goes on from what `save` wrote.
+        """Restores what `save` wrote.
 
         Raises:
-            ConfigError: another config wrote it; names the first key that differs.
+            ConfigError: another config wrote it; names the first different key.
             CheckpointError: it is not a whole checkpoint of a pretraining.
         """
         tensors = read_tensors(checkpoint)
@@ -165,14 +165,14 @@ class Pretrainer:
 
     @torch.no_grad()
     def _average_weights(self) -> None:
-        # A short memory at first: the average must not remember the random start.
+        # The decay grows from 0.1, so that the average forgets the random initial weights.
         decay = min(self.config.ema_decay, (1 + self.step_index) / (10 + self.step_index))
         for name, tensor in self._model.state_dict().items():
             self._ema[name].lerp_(tensor, 1 - decay)
 
 
 def build_model(config: PretrainingConfig) -> CacheableTransformer:
-    """A model for the digits with random weights.
+    """An untrained model for the digits.
 
     Raises:
         ConfigError: the patches do not fill an image.
@@ -186,7 +186,7 @@ def build_model(config: PretrainingConfig) -> CacheableTransformer:
 
 
 def _build_dit(config: PretrainingConfig) -> CacheableTransformer:
-    """Its blocks start as the identity (adaLN-zero) and its output starts at zero."""
+    """A DiT whose blocks start as the identity (adaLN-zero) and whose output starts at zero."""
     from diffusers import DDIMScheduler
 
     channels, image_size, _ = digits.IMAGE_SHAPE

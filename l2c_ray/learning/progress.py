@@ -1,17 +1,17 @@
-"""The news of a learning run, without torch: what only hands it on takes a third of the time to start."""
+"""Progress of a learning run, without torch: processes that only forward it start in a third of the time."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What one iteration saw, averaged over the workers."""
+    """One iteration, averaged over the workers."""
 
     iteration: int
     """Iterations done, 1..iterations."""
     error: float
-    """Mean squared error of what ran by the router to the full evaluation."""
+    """Mean squared error of outputs under the router to those of the baseline."""
     loss: float
-    """What was made smaller: the error, or its logarithm, and what else the objective asks for."""
+    """The minimised quantity: the error or its logarithm, and the other terms of the objective."""
     mean_score: float
-    """Of all units at the cache steps: the share of them that is still computed, softly."""
+    """Mean score of the units at the cache steps, in [0, 1]: the share that is still computed, softly."""

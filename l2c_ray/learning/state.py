@@ -1,4 +1,4 @@
-"""Training state as flat tensors, so that a checkpoint is a safetensors file and never a pickle."""
+"""Training state as named tensors, so that a checkpoint is a safetensors file and never a pickle."""
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
@@ -11,7 +11,7 @@ _OPTIMIZER = "optimizer."
 
 
 def pack(module: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:
-    """Copies of the module's tensors and of the moments of its optimizer, if there is one, by name."""
+    """Copies of the tensors of the module, and of the moments of its optimizer if there is one, by name."""
     tensors = {_MODULE + name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
     for index, moments in (optimizer.state_dict()["state"] if optimizer else {}).items():
         for name, tensor in moments.items():
@@ -20,7 +20,7 @@ def pack(module: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str
 
 
 def unpack(tensors: Mapping[str, Tensor], module: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
-    """Puts what `pack` gave back in place; settings such as the learning rate stay the optimizer's own."""
+    """Restores the result of `pack`; settings such as the learning rate stay the optimizer's own."""
     unpack_module(tensors, module)
     if optimizer is None:
         return
@@ -32,12 +32,12 @@ def unpack(tensors: Mapping[str, Tensor], module: nn.Module, optimizer: torch.op
 
 
 def unpack_module(tensors: Mapping[str, Tensor], module: nn.Module) -> None:
-    """Puts what `pack` gave of the module back in place, and leaves the optimizer alone."""
+    """Restores the module from the result of `pack`, and leaves the optimizer alone."""
     module.load_state_dict(_under(_MODULE, tensors))
 
 
 def module_names(tensors: Mapping[str, Tensor]) -> AbstractSet[str]:
-    """Of the module's tensors in what `pack` gave."""
+    """Names of the module's tensors in the result of `pack`."""
     return _under(_MODULE, tensors).keys()
 
 

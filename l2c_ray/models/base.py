@@ -1,4 +1,4 @@
-"""What every cacheable transformer offers: a list of units, and a forward pass that hands each of them to a branch."""
+"""Transformers whose units can be computed or replaced one by one, and the unit handlers that decide about it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ UnitKind = Literal["attention", "mlp"]
 NoiseScheduler: TypeAlias = "DDIMScheduler | FlowMatchEulerDiscreteScheduler"
 """Diffusers' record of how noise was added in training; its class tells what the model predicts (noise or velocity)."""
 
-Branch = Callable[[int, Callable[[], Tensor]], Tensor]
-"""Decides how unit i gets its output: `branch(i, compute)` calls `compute()` or returns a stand-in of that shape."""
+UnitHandler = Callable[[int, Callable[[], Tensor]], Tensor]
+"""Decides how unit i gets its output: `handler(i, compute)` calls `compute()` or returns a stand-in of that shape."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Unit:
     """The smallest thing that can be skipped: one branch of one block, before its gate."""
 
     block: str
-    """For instance `blocks.3`."""
+    """Name of the block, for instance `blocks.3`."""
     kind: UnitKind
 
     @property
@@ -46,7 +46,7 @@ class CacheableTransformer(nn.Module, ABC):
     name: str
     """The name in the zoo, for instance `digits-dit`."""
     weights_sha256: str | None
-    """Of the weights file: a schedule is made for one set of weights. None for random ones."""
+    """SHA-256 of the weights file, since a schedule is made for one set of weights; None for random ones."""
     scheduler: NoiseScheduler
     """The noise schedule that the model was trained with."""
     first_timestep: int
@@ -54,7 +54,7 @@ class CacheableTransformer(nn.Module, ABC):
     depth: int
     """Number of blocks."""
     units: tuple[Unit, ...]
-    """In the order in which a forward pass meets them."""
+    """Units in the order of a forward pass."""
     image_shape: tuple[int, int, int]
     """Channels, height and width of the sample."""
     num_classes: int
@@ -63,7 +63,7 @@ class CacheableTransformer(nn.Module, ABC):
     """The label of the unconditional evaluation."""
 
     def identity(self) -> ModelIdentity:
-        """How a schedule names this model."""
+        """The record of this model in a schedule."""
         return ModelIdentity(
             name=self.name,
             family=self.family,
@@ -73,14 +73,14 @@ class CacheableTransformer(nn.Module, ABC):
         )
 
     @abstractmethod
-    def forward(self, sample: Tensor, timestep: Tensor, labels: Tensor, branch: Branch) -> Tensor:
+    def forward(self, sample: Tensor, timestep: Tensor, labels: Tensor, handler: UnitHandler) -> Tensor:
         """One evaluation of the model.
 
         Args:
             sample: [batch, *image_shape].
             timestep: [batch], in the model's own time (0..1000).
             labels: [batch].
-            branch: asked once for every unit, in order.
+            handler: called once for every unit, in order.
 
         Returns:
             [batch, out_channels, height, width]; the first `image_shape[0]` channels are the predicted noise (or
@@ -99,7 +99,7 @@ class CacheableTransformer(nn.Module, ABC):
 
 
 def compute_all(unit: int, compute: Callable[[], Tensor]) -> Tensor:
-    """The branch of a full evaluation."""
+    """The unit handler of a baseline evaluation."""
     return compute()
 
 
@@ -109,7 +109,7 @@ def units_of(blocks: list[str]) -> tuple[Unit, ...]:
 
 
 def unpatchify(tokens: Tensor, channels: int, patch: int, shape: tuple[int, int]) -> Tensor:
-    """[batch, rows * columns, patch * patch * channels] -> [batch, channels, *shape]."""
+    """Images [batch, channels, *shape] from tokens [batch, rows * columns, patch * patch * channels]."""
     height, width = shape
     grid = tokens.reshape(-1, height // patch, width // patch, patch, patch, channels)
     return torch.einsum("nhwpqc->nchpwq", grid).flatten(4, 5).flatten(2, 3)

@@ -33,7 +33,7 @@ _SCHEDULER = {
     "set_alpha_to_one": True,
     "rescale_betas_zero_snr": False,
 }
-"""What the solvers rely on; a model that was trained or is meant to be sampled otherwise would give wrong images."""
+"""Scheduler settings that the solvers rely on; a model with others would give wrong images."""
 
 
 def digest(path: Path) -> str:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from l2c_ray.models.base import Branch, CacheableTransformer, units_of, unpatchify
+from l2c_ray.models.base import CacheableTransformer, UnitHandler, units_of, unpatchify
 from l2c_ray.models.checkpoints import digest, read_config, read_module, read_scheduler
 from l2c_ray.models.layout import CONFIG, WEIGHTS
 
@@ -48,7 +48,7 @@ class DiT(CacheableTransformer):
         self.num_classes = config.num_embeds_ada_norm
         self.null_label = self.num_classes
 
-    def forward(self, sample: Tensor, timestep: Tensor, labels: Tensor, branch: Branch) -> Tensor:
+    def forward(self, sample: Tensor, timestep: Tensor, labels: Tensor, handler: UnitHandler) -> Tensor:
         hidden = self.transformer.pos_embed(sample)
         dtype = hidden.dtype
 
@@ -57,7 +57,7 @@ class DiT(CacheableTransformer):
             return F.silu(embedder(timestep, labels, hidden_dtype=dtype))
 
         for index, block in enumerate(self.transformer.transformer_blocks):
-            hidden = _block(block, 2 * index, hidden, conditioning(block.norm1.emb), branch)
+            hidden = _block(block, 2 * index, hidden, conditioning(block.norm1.emb), handler)
         return self._output(hidden, timestep, labels)
 
     def _output(self, hidden: Tensor, timestep: Tensor, labels: Tensor) -> Tensor:
@@ -76,11 +76,11 @@ class DiT(CacheableTransformer):
         self.scheduler.save_pretrained(folder / "scheduler")
 
 
-def _block(block: Any, first_unit: int, hidden: Tensor, conditioning: Tensor, branch: Branch) -> Tensor:
-    """From [batch, tokens, width] to the same shape; `conditioning` is [batch, width]."""
+def _block(block: Any, first_unit: int, hidden: Tensor, conditioning: Tensor, handler: UnitHandler) -> Tensor:
+    """The block's output, as `hidden` [batch, tokens, width]; `conditioning` is [batch, width]."""
 
     def modulation(first: int, count: int) -> tuple[Tensor, ...]:
-        """Those from number `first` on of the block's six vectors [batch, 1, width]: shift, scale, gate; twice."""
+        """`count` modulation vectors [batch, 1, width] from number `first` of six: shift, scale, gate; twice."""
         linear = block.norm1.linear
         rows = slice(first * linear.in_features, (first + count) * linear.in_features)
         made = F.linear(conditioning, linear.weight[rows], linear.bias[rows])
@@ -94,7 +94,7 @@ def _block(block: Any, first_unit: int, hidden: Tensor, conditioning: Tensor, br
             return computed
 
         (gate,) = modulation(first + 2, 1)
-        return gate * branch(unit, compute) + hidden
+        return gate * handler(unit, compute) + hidden
 
     hidden = gated(first_unit, 0, block.norm1.norm, block.attn1, hidden)
     return gated(first_unit + 1, 3, block.norm3, block.ff, hidden)
@@ -107,7 +107,7 @@ def share_embedder(transformer: DiTTransformer2DModel) -> None:
 
 
 def _embedders_are_equal(transformer: DiTTransformer2DModel) -> bool:
-    """So it is in conversions of the authors' checkpoints, whose models have a single embedder."""
+    """True for conversions of the authors' checkpoints, whose models have a single embedder."""
     first, *others = [block.norm1.emb.state_dict() for block in transformer.transformer_blocks]
     return all(torch.equal(tensor, other[name]) for other in others for name, tensor in first.items())
 
@@ -122,7 +122,7 @@ def transformer_class() -> type[DiTTransformer2DModel]:
         spec = cast(ModuleSpec, spec_from_file_location(name, file))
         module = module_from_spec(spec)
         cast(Loader, spec.loader).exec_module(module)
-        # From here on it is the package's too.
+        # The package uses this class too from here on.
         sys.modules[name] = module
     return cast("type[DiTTransformer2DModel]", sys.modules[name].DiTTransformer2DModel)
 
@@ -141,6 +141,6 @@ def load_folder(name: str, folder: Path) -> DiT:
 
 
 def build_like(folder: Path, name: str) -> DiT:
-    """A model of the sizes that the folder's config.json tells, with random weights."""
+    """A model with the sizes in the folder's config.json and random weights."""
     kind = transformer_class()
     return DiT(kind.from_config(read_config(folder / CONFIG)), read_scheduler(folder), name, None)

@@ -1,4 +1,4 @@
-"""Multiply-accumulates of a model's units, counted from the operations that it really calls."""
+"""Multiply-accumulates of a model's units, counted from the operations it calls."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -21,12 +21,12 @@ class UnitMacs:
     """Multiply-accumulates of one evaluation of one image."""
 
     units: tuple[int, ...]
-    """Of each unit."""
+    """Multiply-accumulates of each unit."""
     shared: int
-    """Of everything that no schedule can skip: embeddings, gates, the output layer."""
+    """Multiply-accumulates that no schedule can skip: embeddings, gates, the output layer."""
 
     def of(self, mask: Mask) -> Macs:
-        """Of a trajectory under `mask` [steps][units], at one evaluation a step: guidance doubles both alike."""
+        """Cost of a trajectory under `mask` [steps][units], one evaluation per step; guidance would double both."""
         computed = sum(macs for row in mask for macs, bit in zip(self.units, row, strict=True) if bit)
         return Macs(
             full=len(mask) * (self.shared + sum(self.units)),
@@ -36,13 +36,13 @@ class UnitMacs:
 
 @dataclass(frozen=True)
 class ModelMacs:
-    """One evaluation by both counts that a schedule states."""
+    """Both counts of one evaluation that a schedule records."""
 
     layers: UnitMacs
     with_attention: UnitMacs
 
     def cost(self, mask: Mask) -> Cost:
-        """Of a trajectory under `mask` [steps][units]."""
+        """Both counts of a trajectory under `mask` [steps][units]."""
         return Cost(layers=self.layers.of(mask), with_attention=self.with_attention.of(mask))
 
 
@@ -57,7 +57,7 @@ def count_macs(model: CacheableTransformer) -> ModelMacs:
     zero = torch.zeros(1, device=weights.device)
     of_units: list[Counter[str]] = []
 
-    def branch(unit: int, compute: Callable[[], Tensor]) -> Tensor:
+    def handle(unit: int, compute: Callable[[], Tensor]) -> Tensor:
         with FlopCounterMode(display=False) as counter:
             output = compute()
         of_units.append(_by_count(counter))
@@ -65,7 +65,7 @@ def count_macs(model: CacheableTransformer) -> ModelMacs:
 
     # Only the plain kernel's two products are known to the counter on every device.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model(sample, zero, zero.long(), branch)
+        model(sample, zero, zero.long(), handle)
     total = _by_count(counter)
 
     def macs(count: str) -> UnitMacs:
@@ -78,7 +78,7 @@ def count_macs(model: CacheableTransformer) -> ModelMacs:
 def _by_count(counter: FlopCounterMode) -> Counter[str]:
     counts: Counter[str] = Counter()
     for operation, flops in counter.get_flop_counts()["Global"].items():
-        # The counter counts a multiplication and an addition apart.
+        # The counter counts multiplications and additions separately.
         counts["with_attention"] += flops // 2
         if operation not in _ATTENTION:
             counts["layers"] += flops // 2

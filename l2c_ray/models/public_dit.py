@@ -47,11 +47,11 @@ class DiTShape:
     heads: int
     patch_size: int
     image_size: int
-    """Of the latents."""
+    """Side of the latents."""
     channels: int = 4
     num_classes: int = 1000
     learn_sigma: bool = True
-    """Whether the model puts out a variance beside the noise."""
+    """True if the model predicts a variance beside the noise."""
 
     @property
     def out_channels(self) -> int:
@@ -141,7 +141,7 @@ def from_tensors(shape: DiTShape, name: str, tensors: Mapping[str, Tensor], sour
 
 
 def _shapes(shape: DiTShape) -> dict[str, tuple[int, ...]]:
-    """Of the authors' tensors by their names."""
+    """Shapes of the authors' tensors by name."""
     width, patch_pixels = shape.width, shape.patch_size**2
     layers = {
         "t_embedder.mlp.0": (width, _TIME_FREQUENCIES),

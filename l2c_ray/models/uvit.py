@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from l2c_ray.models.base import Branch, CacheableTransformer, units_of, unpatchify
+from l2c_ray.models.base import CacheableTransformer, UnitHandler, units_of, unpatchify
 from l2c_ray.models.checkpoints import digest, fill, read_config, read_scheduler, require_sizes, unloadable
 from l2c_ray.models.layout import CONFIG, WEIGHTS
 from l2c_ray.models.published import read_public
@@ -87,18 +87,18 @@ class UViT(CacheableTransformer):
         self.apply(_initialise)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
-    def forward(self, sample: Tensor, timestep: Tensor, labels: Tensor, branch: Branch) -> Tensor:
+    def forward(self, sample: Tensor, timestep: Tensor, labels: Tensor, handler: UnitHandler) -> Tensor:
         hidden = self._embed(sample, timestep, labels)
         skips = []
         unit = 0
         for block in self.in_blocks:
-            hidden = block(hidden, unit, branch)
+            hidden = block(hidden, unit, handler)
             skips.append(hidden)
             unit += 2
-        hidden = self.mid_block(hidden, unit, branch)
+        hidden = self.mid_block(hidden, unit, handler)
         for block in self.out_blocks:
             unit += 2
-            hidden = block(hidden, unit, branch, skips.pop())
+            hidden = block(hidden, unit, handler, skips.pop())
         tokens = self.decoder_pred(self.norm(hidden))[:, _LABEL_AND_TIME:]
         channels, *size = self.image_shape
         return unpatchify(tokens, channels, self.shape.patch_size, (size[0], size[1]))
@@ -132,12 +132,12 @@ class _Block(nn.Module):
         self.norm2 = nn.LayerNorm(width)
         self.mlp = _Mlp(width)
 
-    def forward(self, hidden: Tensor, unit: int, branch: Branch, skip: Tensor | None = None) -> Tensor:
+    def forward(self, hidden: Tensor, unit: int, handler: UnitHandler, skip: Tensor | None = None) -> Tensor:
         """[batch, tokens, width] of the same shape; `unit` is the number of this block's attention."""
         if skip is not None:
             hidden = self.skip_linear(torch.cat([hidden, skip], dim=-1))
-        hidden = hidden + branch(unit, partial(self._attend, hidden))
-        return hidden + branch(unit + 1, partial(self._transform, hidden))
+        hidden = hidden + handler(unit, partial(self._attend, hidden))
+        return hidden + handler(unit + 1, partial(self._transform, hidden))
 
     def _attend(self, hidden: Tensor) -> Tensor:
         attended: Tensor = self.attn(self.norm1(hidden))

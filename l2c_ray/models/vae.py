@@ -10,7 +10,7 @@ from l2c_ray.models.layout import WEIGHTS
 
 
 class _Autoencoder:
-    """Frozen and in float32."""
+    """Base of encoder and decoder, frozen and in float32."""
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
         """Loads a folder with config.json and the weights in one file.
@@ -25,11 +25,11 @@ class _Autoencoder:
         self._device = device
         config = self._autoencoder.config
         self.channels: int = config.latent_channels
-        """Of the latents."""
+        """Channels of the latents."""
         self.scaling_factor: float = config.scaling_factor
-        """Latents are scaled by it: 0.18215 for Stable Diffusion's, on which DiT and U-ViT are trained."""
+        """Factor on the latents: 0.18215 for Stable Diffusion, on which DiT and U-ViT are trained."""
         self.shift_factor: float = config.shift_factor or 0.0
-        """What is taken from them before; 0 for Stable Diffusion's."""
+        """Offset subtracted from the latents before scaling; 0 for Stable Diffusion."""
 
 
 class LatentDecoder(_Autoencoder):
@@ -50,12 +50,12 @@ class LatentEncoder(_Autoencoder):
     """From pixels to latents."""
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
-        """As any autoencoder."""
+        """Loads the encoder; raises as its base does."""
         super().__init__(folder, device)
         config = self._autoencoder.config
         self.pixel_channels: int = config.in_channels
         self.factor: int = 2 ** (len(config.block_out_channels) - 1)
-        """Pixels for one latent, in each direction."""
+        """Downsampling factor: pixels per latent in each direction."""
 
     @torch.inference_mode()
     def encode(self, images: Tensor, noise: Tensor) -> Tensor:

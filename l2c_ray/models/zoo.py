@@ -21,17 +21,17 @@ _EMBEDDED = Path(__file__).with_name("embedded")
 
 @dataclass(frozen=True)
 class ZooEntry:
-    """How a named model is made; `name` comes from the zoo."""
+    """Constructors and defaults of a named model."""
 
     load: Callable[[str, Path], CacheableTransformer]
-    """From a checkpoint: (name, path)."""
+    """Loads a checkpoint: (name, path) -> model."""
     build: Callable[[str], CacheableTransformer]
-    """With random weights, on torch's default device."""
+    """Builds the model with random weights on torch's default device."""
     sampler: str
-    """As its authors sample it, with `guidance`."""
+    """Solver that its authors use, with `guidance`."""
     guidance: Guidance
     num_classes: int
-    """The count that its own weights have; see `num_classes_of`."""
+    """Number of classes of its own weights; see `num_classes_of`."""
 
 
 def load(name: str, checkpoint: Path | None = None, device: str = "cpu") -> CacheableTransformer:
@@ -45,13 +45,17 @@ def load(name: str, checkpoint: Path | None = None, device: str = "cpu") -> Cach
         ConfigError: the zoo has no model of this name, or its weights do not ship in the package.
         CheckpointError: a file is missing, truncated, or holds other tensors than the model has; or the scheduler
             asks for another way of sampling than the solvers have.
+
+    >>> import l2c_ray
+    >>> [unit.name for unit in l2c_ray.load_model("digits-dit").units[:2]]
+    ['blocks.0.attention', 'blocks.0.mlp']
     """
     entry = _with_weights(name, checkpoint)
     return entry.load(name, checkpoint or embedded(name)).float().requires_grad_(False).eval().to(device)
 
 
 def skeleton(name: str) -> CacheableTransformer:
-    """The model without weights, on torch's meta device: what its units and their cost are can be seen from it.
+    """The model without weights, on torch's meta device, for its units and their cost.
 
     Raises:
         ConfigError: the zoo has no model of this name.
@@ -92,7 +96,7 @@ def require(name: str, checkpoint: Path | None) -> ZooEntry:
 
 
 def entry_of(name: str, key: str) -> ZooEntry:
-    """What the zoo knows of a name; `key` is where it was given.
+    """The zoo's entry of a name; `key` is where it was given.
 
     Raises:
         ConfigError: the zoo has no model of this name.
@@ -119,7 +123,7 @@ def num_classes_of(name: str, key: str, checkpoint: Path | None) -> int | None:
         ConfigError: the zoo has no model of this name.
     """
     entry = entry_of(name, key)
-    # Models that ship are as large as the folder says that is given in their place; published ones have one size.
+    # A folder in place of embedded weights may have another size; published models have one size.
     return None if checkpoint and embedded(name).is_dir() else entry.num_classes
 
 
@@ -184,7 +188,7 @@ def _build_public_uvit(name: str) -> CacheableTransformer:
 
 
 _DIGITS_GUIDANCE = Guidance(scale=1.5)
-# Those of the papers' ImageNet tables.
+# Guidance of the papers' ImageNet tables.
 _PUBLIC_DIT = ZooEntry(_load_public_dit, _build_public_dit, "ddim", Guidance(scale=1.5, rule="first-three"), 1000)
 _PUBLIC_UVIT = ZooEntry(_load_public_uvit, _build_public_uvit, "dpm-solver-2", Guidance(scale=0.4, rule="beyond"), 1000)
 

@@ -1,4 +1,4 @@
-"""Computes everything every few steps and reuses everything in between (FORA, arXiv 2407.01425)."""
+"""Full computation at a fixed interval of steps, reuse in between (FORA, arXiv 2407.01425)."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ def make(pipeline: Pipeline, settings: FixedInterval) -> Table:
 
 
 def fixed_interval(steps: int, units: int, interval: int) -> Table:
-    """Steps 0, interval, 2 * interval, ... compute all units and the others none."""
+    """The table [steps, units] in which steps 0, interval, 2 * interval, ... compute all units and the others none."""
     return Table.of(tuple((int(step % interval == 0),) * units for step in range(steps)))

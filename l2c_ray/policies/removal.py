@@ -1,4 +1,4 @@
-"""Removes a share of the units of the paper's cache steps without looking at them (arXiv 2406.01733, Figure 4)."""
+"""Removal of a share of the units of the paper's cache steps, blindly (arXiv 2406.01733, Figure 4)."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ Removed = Annotated[float, Field(ge=0, le=1)]
 
 
 class RandomRemoval(Section):
-    """Settings of the random rule."""
+    """Settings of the rule `random`."""
 
     removed: Removed
     seed: Annotated[int, Field(ge=0, le=2**53)] = 0
 
 
 class OneSidedRemoval(Section):
-    """Settings of the rules that remove from one side."""
+    """Settings of the rules `from-bottom` and `from-top`."""
 
     removed: Removed
 
 
 def make_random(pipeline: Pipeline, settings: RandomRemoval) -> Table:
-    """Removes units anywhere in the cache steps, each as likely as any other."""
+    """The table without units drawn uniformly from the cache steps."""
     import torch
 
     cache_steps, units = pipeline.solver.cache_steps(), len(pipeline.model.units)
@@ -40,13 +40,13 @@ def make_random(pipeline: Pipeline, settings: RandomRemoval) -> Table:
 
 
 def make_from_bottom(pipeline: Pipeline, settings: OneSidedRemoval) -> Table:
-    """Removes the units next to the input, the same ones at every cache step."""
+    """The table without the units next to the input, the same ones at every cache step."""
     count = round(settings.removed * len(pipeline.model.units))
     return _without(pipeline, {(step, unit) for step in pipeline.solver.cache_steps() for unit in range(count)})
 
 
 def make_from_top(pipeline: Pipeline, settings: OneSidedRemoval) -> Table:
-    """Removes the units next to the output, the same ones at every cache step."""
+    """The table without the units next to the output, the same ones at every cache step."""
     units = len(pipeline.model.units)
     first = units - round(settings.removed * units)
     return _without(pipeline, {(step, unit) for step in pipeline.solver.cache_steps() for unit in range(first, units)})

@@ -1,4 +1,10 @@
-"""All rules by the names that the command line and a schedule's provenance use; they can be looked up without torch."""
+"""Rules by the names that the command line and a schedule's provenance use, looked up without torch.
+
+>>> sorted(RULES)
+['calibrated', 'calibrated-taylor', 'fixed-interval', 'from-bottom', 'from-top', 'random', 'taylor']
+>>> parse_rule("taylor:interval=3,order=2")[1].interval
+3
+"""
 
 from __future__ import annotations
 
@@ -10,15 +16,15 @@ from l2c_ray.caching.dynamic import DYNAMIC_RULES, DynamicRule
 from l2c_ray.config.base import Section
 from l2c_ray.config.overrides import value_of
 from l2c_ray.errors import ConfigError
-from l2c_ray.policies import calibrated, fixed_interval, removal, taylor
-from l2c_ray.policies.calibrated import OnCalibrated
+from l2c_ray.policies import calibrated, calibrated_taylor, fixed_interval, removal, taylor
+from l2c_ray.policies.calibration_set import OnCalibrated
 from l2c_ray.schedule import Provenance, Table
 
 if TYPE_CHECKING:
     from l2c_ray.caching.pipeline import Pipeline
 
 NamedSettings = tuple[str, Section]
-"""A rule's name, and settings of it."""
+"""A rule's name and its settings."""
 
 Settings = TypeVar("Settings", bound=Section)
 
@@ -32,11 +38,12 @@ class Rule(Generic[Settings]):
     sweep: tuple[Settings, ...]
     """Settings that trace the rule's curve over compute shares, from much compute to little."""
     calibrate: Callable[[Pipeline, Settings, OnCalibrated], object] | None = None
-    """Samples what `make` needs, telling how far it has come; what is not sampled by then `make` samples itself."""
+    """Samples ahead what `make` would sample otherwise, and reports its progress."""
 
 
 _INTERVALS = (2, 3, 4, 5)
 _ALPHAS = (0.05, 0.075, 0.1, 0.12, 0.14, 0.16, 0.18, 0.2, 0.25, 0.3, 0.5, 1.0)
+_COMPUTED = (0.9, 0.75, 0.6, 0.5, 0.4, 0.35, 0.3, 0.25, 0.2)
 _REMOVED = (0.2, 0.4, 0.6, 0.8, 1.0)
 _ONE_SIDED = tuple(removal.OneSidedRemoval(removed=share) for share in _REMOVED)
 
@@ -50,6 +57,12 @@ RULES: dict[str, Rule[Any]] = {
         taylor.Taylor,
         taylor.make,
         tuple(taylor.Taylor(interval=interval, order=order) for order in (1, 2) for interval in _INTERVALS),
+    ),
+    "calibrated-taylor": Rule(
+        calibrated_taylor.CalibratedTaylor,
+        calibrated_taylor.make,
+        tuple(calibrated_taylor.CalibratedTaylor(computed=share) for share in _COMPUTED),
+        calibrated_taylor.choose,
     ),
     "calibrated": Rule(
         calibrated.Calibrated,
@@ -65,10 +78,11 @@ RULES: dict[str, Rule[Any]] = {
     "from-bottom": Rule(removal.OneSidedRemoval, removal.make_from_bottom, _ONE_SIDED),
     "from-top": Rule(removal.OneSidedRemoval, removal.make_from_top, _ONE_SIDED),
 }
+"""Static rules by name."""
 
 
 def chosen_rules(policies: Sequence[str]) -> list[NamedSettings]:
-    """The rules that `policies` names, each as `NAME:key=value,...`, or as `NAME` for all settings of its curve.
+    """Names and settings of `policies`, each written `NAME:key=value,...`, or `NAME` for all settings of its sweep.
 
     Raises:
         ConfigError: there is no such rule, or one of its settings is unknown, missing or out of range.
@@ -81,7 +95,7 @@ def chosen_rules(policies: Sequence[str]) -> list[NamedSettings]:
 
 
 def every_rule() -> tuple[str, ...]:
-    """The names of all rules, those that make schedules first."""
+    """The names of all rules, static ones first."""
     return (*RULES, *DYNAMIC_RULES)
 
 
@@ -105,10 +119,10 @@ def parse_rule(text: str) -> tuple[str, Section]:
 
 
 def rule_of(name: str) -> Rule[Any] | DynamicRule:
-    """The rule of a name.
+    """The rule with this name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such rule.
     """
     rules: dict[str, Rule[Any] | DynamicRule] = {**RULES, **DYNAMIC_RULES}
     if name not in rules:
@@ -117,5 +131,5 @@ def rule_of(name: str) -> Rule[Any] | DynamicRule:
 
 
 def provenance(name: str, settings: Section) -> Provenance:
-    """What a schedule says of the rule that made it."""
+    """The provenance of a schedule that a rule made."""
     return Provenance(policy=name, settings=settings.model_dump())

@@ -3,6 +3,6 @@
 from l2c_ray.storage.account import complete_account
 from l2c_ray.storage.files import home
 
-# MLflow cannot be imported by a user without a home folder, so that is told before any module here does.
+# MLflow cannot be imported without a home folder; this raises the error that says so first.
 complete_account()
 home()

@@ -1,4 +1,4 @@
-"""Moving aliases: the one way in which any of them comes to point to another version."""
+"""Moves of aliases, each recorded in the registry; nothing else changes an alias."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import RegisteredModel
 
 MOST_WORDS = 500
-"""Characters of a reason. A tag has room for 5000 on every database, and JSON takes six for the worst of characters."""
+"""Length limit of a reason in characters: a tag holds 5000, and JSON may take six for one."""
 
 
 @server_errors()
@@ -29,15 +29,15 @@ def move_alias(
     why: str,
     rollback: bool = False,
 ) -> AliasMove:
-    """Moves an alias of a registered model and writes down who did so, when, from where to where, and why.
+    """Moves an alias of a registered model and records who did so, when, from where to where, and why.
 
-    Two that move one alias at once come after one another, and the second is told that it is not where it was.
+    Concurrent moves are serialised by a mutex; the later one finds the alias elsewhere and is refused.
 
     Args:
-        to: the version that gets it; None takes the alias away.
-        expected: the version that had it when the move was decided; None where none had.
-        why: as the history of the model shall tell.
-        rollback: it takes the last move back, so that no rule makes that one again.
+        to: the version that gets the alias; None removes it.
+        expected: the version that had it when the move was decided; None for no version.
+        why: reason for the model's history.
+        rollback: the move takes the last one back, so that no rule repeats that one.
 
     Raises:
         ConflictError: the alias is not, or no longer, at `expected`.
@@ -58,12 +58,12 @@ def move_alias(
             next_number(_model(client, name)), alias, current, to, who_am_i(), utc_now(), why[:MOST_WORDS], rollback
         )
         held.require()
-        # First the word, then the deed: no move is without its record, whenever this process is ended.
+        # The record comes first, so that no move lacks one if this process is killed.
         client.set_registered_model_tag(name, *move.tag)
         try:
             _set(client, name, alias, to)
         except Exception:
-            # The server may have done it all the same, where its answer was lost.
+            # The server may have moved it although its answer was lost.
             if holder_of(client, name, alias) == current:
                 client.delete_registered_model_tag(name, move.tag[0])
             raise
@@ -72,11 +72,11 @@ def move_alias(
 
 @server_errors()
 def roll_back(client: MlflowClient, name: str, alias: str, why: str) -> AliasMove:
-    """Moves an alias to where it was before its last move, which a second time takes it back again.
+    """Moves an alias back to where it was before its last move; a second rollback undoes the first.
 
     Raises:
-        RegistryError: the alias was never moved by `move_alias`, or by something else since.
-        ConflictError: somebody moves it right now.
+        RegistryError: the alias was never moved by `move_alias`, or was moved by something else since.
+        ConflictError: another process moves it at the same time.
         UnreachableError: the registry does not answer.
     """
     moves = [move for move in history(client, name) if move.alias == alias]
@@ -94,7 +94,7 @@ def roll_back(client: MlflowClient, name: str, alias: str, why: str) -> AliasMov
 
 @server_errors()
 def history(client: MlflowClient, name: str) -> list[AliasMove]:
-    """Every move of an alias of the registered model, the oldest first.
+    """All moves of the registered model's aliases, the oldest first.
 
     Raises:
         RegistryError: there is no such model.

@@ -1,4 +1,4 @@
-"""Who moves an alias, and when: what every move leaves behind as a tag of the registered model."""
+"""Records of moves of aliases, kept as tags of the registered model."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import RegisteredModel
 
 WHO_VARIABLE = "L2C_WHO"
-"""Says who it is where the machine's user does not, as in CI."""
+"""Variable with the author of moves, for machines whose user says nothing, as in CI."""
 
 _MOVE = "l2c.move."
 _NUMBER = re.compile(r"\d{6,12}", re.ASCII)
 _MOST_MOVES = 10**12 - 1
 _MOST_OF_A_NAME = 100
-"""Characters, as a tag has no room for any number of them."""
+"""Length limit of an author in characters."""
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
@@ -35,22 +35,22 @@ class AliasMove:
     """One move of an alias."""
 
     number: int
-    """From 1 on, over all aliases of a registered model."""
+    """Counted from 1 over all aliases of a registered model."""
     alias: str
     before: int | None
-    """The version that had it; None where none had."""
+    """Version that had the alias; None for no version."""
     after: int | None
-    """The version that has it from then on; None where it was taken away."""
+    """Version that has it from then on; None if it was removed."""
     who: str
     when: str
     """UTC, ISO 8601."""
     why: str
     rollback: bool = False
-    """It took a move back."""
+    """Whether the move took another one back."""
 
     @property
     def tag(self) -> tuple[str, str]:
-        """Key and value."""
+        """Key and value of the tag."""
         content = {name: value for name, value in asdict(self).items() if name != "number"}
         return _key(self.number), json.dumps(content, ensure_ascii=False)
 
@@ -60,13 +60,13 @@ _RECORD = TypeAdapter(AliasMove)
 
 
 def moves_of(model: RegisteredModel) -> list[AliasMove]:
-    """Every move of an alias of the model that was recorded as one, the oldest first."""
+    """All recorded moves of the model's aliases, the oldest first."""
     moves = readable(model.name, model.tags, _MOVE, _move)
     return sorted(moves.values(), key=lambda move: move.number)
 
 
 def next_number(model: RegisteredModel) -> int:
-    """Number of the next move: above every recorded one's that leaves room for it, and of no tag that is there."""
+    """Number of the next move: above all recorded ones that leave room, and free of any tag."""
     recorded = [0, *(move.number for move in moves_of(model))]
     above = (number for last in reversed(recorded) for number in range(last + 1, _MOST_MOVES + 1))
     return next(number for number in above if _key(number) not in model.tags)
@@ -77,16 +77,16 @@ def _key(number: int) -> str:
 
 
 def _move(number: str, value: str) -> AliasMove:
-    """Raises ValueError for what is no record of a move."""
+    """The move of a record; raises ValueError if it is damaged."""
     if not _NUMBER.fullmatch(number):
         raise ValueError("it has no number")
     return _RECORD.validate_json(json.dumps(_CONTENT.validate_json(value) | {"number": int(number)}))
 
 
 def withdrawn(moves: Sequence[AliasMove]) -> dict[str, set[int]]:
-    """By alias, the versions that were rolled back from it and have not got it again since.
+    """Versions by alias that were rolled back from it and have not got it since.
 
-    No rule gives them the alias again; somebody who names the version may.
+    No rule gives them the alias again; a user who names the version may.
     """
     found: dict[str, set[int]] = {}
     for move in moves:
@@ -99,7 +99,7 @@ def withdrawn(moves: Sequence[AliasMove]) -> dict[str, set[int]]:
 
 
 def who_am_i() -> str:
-    """`$L2C_WHO`, or user@host."""
+    """Author of a move: `$L2C_WHO`, or user@host."""
     if given := os.environ.get(WHO_VARIABLE):
         return given[:_MOST_OF_A_NAME]
     return f"{getpass.getuser()}@{socket.gethostname()}"

@@ -1,4 +1,7 @@
-"""What a run has come to, on its way to the tracking server: kept in a file until that has taken all of it."""
+"""Delivery of a run's results to the tracking server; a file keeps them while it is away.
+
+An outage may outlast the job, so results wait in a file for `l2c registry push`, not in a loop of retries.
+"""
 
 from __future__ import annotations
 
@@ -19,30 +22,30 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _MOST_BYTES = 1 << 30
-"""Size limit of a file of results, which has every schedule of a run twice, and pictures of them."""
+"""Size limit of a file of results, which holds every schedule of a run twice, and images."""
 
 
 class Results(BaseModel):
-    """All that the MLflow run and the registry are told at the end."""
+    """Results of a run for its MLflow run and the registry."""
 
     model_config = Registration.model_config
 
     experiment: Name
     run: Name
     metrics: dict[int, dict[str, float]]
-    """By step."""
+    """Values by name, by step."""
     artifacts: dict[str, bytes]
-    """By file name, which may begin with a folder."""
+    """Content by file name, which may begin with a folder."""
     registrations: list[Registration]
-    """Of versions, the first one first."""
+    """Registrations of versions, in order."""
 
 
 def deliver(client: MlflowClient, run: TrackedRun, results: Results) -> list[RegisteredVersion]:
-    """Logs the results of the run and registers their versions; what was delivered before is not doubled.
+    """Logs the results of the run and registers their versions; idempotent.
 
     Raises:
-        UnreachableError: the server does not answer. The results are in a file then, see `undelivered`.
-        StorageError: nor can that be written.
+        UnreachableError: the server does not answer; the results are in a file, see `undelivered`.
+        StorageError: that file cannot be written.
     """
     try:
         run.log_new_metrics(results.metrics)
@@ -58,20 +61,19 @@ def deliver(client: MlflowClient, run: TrackedRun, results: Results) -> list[Reg
 
 
 def undelivered() -> list[Path]:
-    """Files with what no server has taken yet, by the names of their experiments and runs."""
+    """Files of results that no server has taken yet, sorted by experiment and run."""
     return sorted(_folder().glob("*/*.json"))
 
 
 def push(client: MlflowClient, on_version: Callable[[RegisteredVersion], None]) -> None:
-    """Delivers all that is undelivered, and marks its runs as finished.
+    """Delivers all undelivered results, and marks their runs as finished.
 
     Args:
-        on_version: called with each version that was made of it.
+        on_version: called with each version that was made.
 
     Raises:
-        UnreachableError: the server does not answer; what it has not taken stays where it is.
-        L2CError: a file is damaged, or the server does not take it; it stays where it is, and all others were
-            delivered.
+        UnreachableError: the server does not answer; files that it has not taken stay.
+        L2CError: a file is damaged or refused; it stays, and all others were delivered.
     """
     failed: L2CError | None = None
     for path in undelivered():
@@ -98,7 +100,7 @@ def _push(client: MlflowClient, results: Results, on_version: Callable[[Register
 
 @server_errors()
 def _require_an_answer(client: MlflowClient) -> None:
-    """Raises UnreachableError: the server is away, and does not only refuse what it was told."""
+    """Raises an UnreachableError if the server is away, and did not only refuse a request."""
     client.search_experiments(max_results=1)
 
 

@@ -1,4 +1,4 @@
-"""Everything that the registry knows of one version: its tags in order, the verdicts of gates, and its history."""
+"""Details of one version: lineage, metrics, verdicts of gates, and moves of aliases."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _GATE = "gate."
 
 
 class _Check(BaseModel):
-    """One check of a gate, in so far as it is told to a person; there is more in it."""
+    """One check of a gate: the fields that people are shown, and others."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -34,7 +34,7 @@ class _Check(BaseModel):
 
 
 class _Verdict(BaseModel):
-    """A gate's verdict, in so far as it is told to a person; there is more in it."""
+    """A gate's verdict: the fields that people are shown, and others."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -45,15 +45,15 @@ class _Verdict(BaseModel):
 
 @dataclass(frozen=True)
 class VersionDetails:
-    """One version with all that is told of it."""
+    """One version with everything that the registry records about it."""
 
     version: RegisteredVersion
     lineage: dict[str, str]
     metrics: dict[str, float]
     gates: dict[str, Any]
-    """By alias: the last verdict on the version for it."""
+    """Last verdict on the version, by alias."""
     moves: list[AliasMove]
-    """Of aliases, to the version or away from it; the oldest first."""
+    """Moves of aliases to the version or away from it, the oldest first."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -61,7 +61,7 @@ class VersionDetails:
 
 @server_errors()
 def details(client: MlflowClient, version: RegisteredVersion) -> VersionDetails:
-    """Looks all of it up.
+    """The details of a version, from the registry.
 
     Raises:
         RegistryError: the version is gone.
@@ -82,7 +82,7 @@ def details(client: MlflowClient, version: RegisteredVersion) -> VersionDetails:
 def record_verdict(
     client: MlflowClient, version: RegisteredVersion, alias: str, *, passed: bool, content: Mapping[str, Any]
 ) -> None:
-    """Writes what a gate found of a version as a tag of it; the last verdict for each alias stays.
+    """Records a gate's verdict on a version as a tag, in place of an earlier one for the same alias.
 
     Raises:
         UnreachableError: the registry does not answer.

@@ -1,4 +1,4 @@
-"""Where a schedule comes from: which code, run, study, data and seeds made it."""
+"""Lineage of a schedule: the code, run, study, data and seeds that made it."""
 
 import json
 import subprocess
@@ -9,34 +9,32 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import l2c_ray
-
 PREFIX = "lineage."
-"""Of the tags that tell a version's lineage."""
+"""Prefix of the tags with a version's lineage."""
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """What a version was made from, beside the commit, which its schedule has."""
+    """Origin of a version, except for the commit, which its schedule has."""
 
     run: str
-    """Name of the run that learned it."""
+    """Name of the run that learned the schedule."""
     run_id: str
-    """The MLflow run."""
+    """Id of the MLflow run."""
     config: Mapping[str, Any]
-    """All settings of the job; plain values of JSON."""
+    """All settings of the job, as plain JSON values."""
     data: str
-    """What was learned from, with a hash where it is data."""
+    """Training data, with a hash unless it is noise."""
     seeds: Mapping[str, int]
-    """By what they were for."""
+    """Seeds by purpose."""
     study: str | None = None
-    """Of the search that it is a trial of."""
+    """Name of the study, if the run is a trial."""
     trial: int | None = None
     parent: str | None = None
-    """SHA-256 of the schedule from which learning began, where it did not begin anew."""
+    """SHA-256 of the schedule from which learning was warm-started; None for a cold start."""
 
     def tags(self, commit: str) -> dict[str, str]:
-        """As tags of the version; what there is none of has no tag."""
+        """The lineage as tags of the version; missing values have none."""
         told = {
             "run": self.run,
             "data": self.data,
@@ -50,12 +48,12 @@ class Lineage:
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout that this package runs from or was installed from; None outside of git.
+    """Commit of the checkout that this package runs from or was installed from; None outside of git.
 
-    It ends in `-dirty` where a tracked file differs from the commit. A submitted job runs from a copy without its
-    git folder, so the checkout that pip installed is asked next.
+    It ends in `-dirty` if a tracked file differs. A submitted job runs from a copy without its git folder, so the
+    checkout that pip installed is asked next.
     """
-    checkout = Path(l2c_ray.__file__).parents[1]
+    checkout = Path(__file__).parents[2]
     for folder in (checkout, _installed_from()):
         if folder and (commit := commit_of(folder)):
             return commit
@@ -63,18 +61,18 @@ def git_commit() -> str | None:
 
 
 def commit_of(checkout: Path) -> str | None:
-    """The commit of a checkout of this package; None for any other folder.
+    """Commit of a checkout of this package; None for any other folder.
 
-    Git looks for a repository in every folder above, so one that happens to hold the folder has to track our code.
+    Git searches all parent folders, so the repository that it finds must track this package.
     """
     if _git(checkout, "ls-files", "--error-unmatch", "l2c_ray/__init__.py") is None:
         return None
-    # Without any tag to describe by, this is the whole hash.
+    # Without tags to describe by, this is the full hash.
     return _git(checkout, "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*")
 
 
 def _installed_from() -> Path | None:
-    """The folder of a local install, as pip records it (PEP 610)."""
+    """Folder of a local install, as pip records it (PEP 610)."""
     try:
         record = distribution("l2c_ray").read_text("direct_url.json")
     except PackageNotFoundError:

@@ -1,7 +1,9 @@
 """A mutex in the registry: one process at a time changes a registered model's aliases.
 
-MLflow has no compare-and-set, but no two registered models have one name. So whoever manages to create the model
-`l2c-lock.NAME` holds the lock of NAME, on a database and over REST alike, and deletes it when done.
+MLflow has no compare-and-set. To compare a tag, set it and read it again is not enough: the last writer wins, so two
+processes that both compared first may both read their own value (a test shows it). But names of registered models are
+unique, so the process that creates `l2c-lock.NAME` holds the lock of NAME until it deletes it, on a database and over
+REST alike.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 LOCK_PREFIX = "l2c-lock."
 LEASE_SECONDS = 30.0
-"""How long one holder may have the lock, which is held for a few calls of the registry and never while measuring."""
+"""Longest time that a process holds the lock, which it does for a few calls of the registry, never to measure."""
 
 _MOST_SECONDS = 10 * LEASE_SECONDS
 _POLL_SECONDS = 0.2
@@ -33,7 +35,7 @@ _log = logger(__name__)
 
 
 class Held:
-    """A lock that this process has."""
+    """The lock while this process holds it."""
 
     def __init__(self, client: MlflowClient, lock: str, token: str, lease_seconds: float) -> None:
         self._client = client
@@ -42,7 +44,7 @@ class Held:
         self._until = time.monotonic() + lease_seconds / 2
 
     def require(self) -> None:
-        """Call right before a change: refuses it when half of the lease is over, so that nobody can have broken it.
+        """Refuses a change after half of the lease, so that no other process can have broken the lock before it.
 
         Raises:
             ConflictError: this process was held up for too long.
@@ -51,7 +53,7 @@ class Held:
             raise ConflictError(self._lock, "was held for too long by this process", "try again")
 
     def release(self) -> None:
-        """Deletes the lock, unless it is another's by now."""
+        """Deletes the lock, unless another process holds it by now."""
         if _token(self._client, self._lock) == self._token:
             self._client.delete_registered_model(self._lock)
 
@@ -60,13 +62,13 @@ class Held:
 def exclusive(client: MlflowClient, name: str, lease_seconds: float = LEASE_SECONDS) -> Iterator[Held]:
     """Holds the lock of the registered model `name`; waits while another process has it.
 
-    A holder that died is recognised by its lock, which stays the same for a whole lease of the waiting process's own
-    clock; the clocks of two machines are never compared. Such a lock is broken by renaming it after its token: of
-    several that want to break it only one finds that name free, and none of them can break the next one's lock.
-    What is left, `l2c-lock.NAME.broken.TOKEN`, tells who died; anybody may delete it.
+    A holder is taken for dead if its lock stays the same for a whole lease by the waiting process's clock; clocks of
+    two machines are never compared. Its lock is broken by a rename to `l2c-lock.NAME.broken.TOKEN`: only one of several
+    waiting processes finds that name free, and none can break the next holder's lock. The renamed model says who
+    died; anybody may delete it.
 
     Raises:
-        ConflictError: others had the lock all the time.
+        ConflictError: other processes held the lock all the time.
         MlflowException: the registry does not answer.
     """
     lock = LOCK_PREFIX + name
@@ -96,13 +98,13 @@ def _acquire(client: MlflowClient, lock: str, token: str, lease_seconds: float) 
 
 
 def _create(client: MlflowClient, lock: str, content: str) -> bool:
-    """False where there is such a lock already."""
+    """Whether this process created the lock; False if there is one already."""
     from mlflow.exceptions import MlflowException
 
     try:
         client.create_registered_model(lock, description=content)
     except MlflowException as error:
-        # MLflow looks up what is in the way, which may be gone by then.
+        # MLflow looks up the model that is in the way, which may be gone by then.
         if error.error_code in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"):
             return False
         raise
@@ -110,7 +112,7 @@ def _create(client: MlflowClient, lock: str, content: str) -> bool:
 
 
 def _token(client: MlflowClient, lock: str) -> str | None:
-    """Whose the lock is; None where there is none."""
+    """Token of the lock's holder; None if there is no lock."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -125,7 +127,7 @@ def _token(client: MlflowClient, lock: str) -> str | None:
         token = None
     if isinstance(token, str) and _TOKEN.fullmatch(token):
         return token
-    # Made by hand. It is broken as any other, by a name that only this one has.
+    # A lock that was made by hand gets a unique name too, by which it can be broken.
     return f"unknown-{model.creation_timestamp}"
 
 

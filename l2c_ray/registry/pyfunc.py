@@ -1,4 +1,4 @@
-"""What MLflow loads a registered schedule as: a function from (label, seed) to images. Named by `loader_module`."""
+"""MLflow's loader of registered schedules (`loader_module`): a function from labels and seeds to images."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 from l2c_ray.caching.pictures import Pictures, are_pixels
 from l2c_ray.caching.pipeline import Pipeline, to_pixels
 from l2c_ray.errors import ScheduleError
-from l2c_ray.models import zoo
-from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Schedule
 from l2c_ray.storage.files import read_text
 
@@ -25,7 +23,7 @@ of latents the folder of its AutoencoderKL."""
 
 
 class ScheduledModel:
-    """The model of a schedule, run by it."""
+    """A model that samples by a schedule."""
 
     def __init__(self, schedule: Schedule, checkpoint: Path | None = None, vae: Path | None = None) -> None:
         """Loads the weights in the folder `checkpoint`, or the embedded ones, and the autoencoder in `vae`.
@@ -36,26 +34,25 @@ class ScheduledModel:
             CheckpointError: a folder does not hold the weights that it should.
         """
         self.schedule = schedule
-        model = zoo.load(schedule.model.name, checkpoint)
+        self._pipeline = Pipeline.for_schedule(schedule, checkpoint)
+        model = self._pipeline.model
         if schedule.model.weights_sha256 not in (model.weights_sha256, None):
             raise ScheduleError(
                 "model.weights_sha256",
                 f"the schedule was learned with other weights than those in {checkpoint or 'the package'}",
                 'give their folder: mlflow.pyfunc.load_model(URI, model_config={"checkpoint": FOLDER})',
             )
-        solver = make_solver(schedule.sampler.name, schedule.sampler.steps, model)
-        self._pipeline = Pipeline(model, solver, schedule.sampler.guidance)
         self._pictures = Pictures(model, vae, "model_config.vae")
 
     def predict(self, model_input: pd.DataFrame) -> np.ndarray:
-        """Pictures [n, 1 or 3, height, width], uint8, for the rows' columns `label` and `seed`."""
+        """Images uint8 [n, 1 or 3, height, width] for the columns `label` and `seed`."""
         labels, seeds = model_input["label"].tolist(), model_input["seed"].tolist()
         samples = self._pipeline.generate(labels, seeds, self.schedule)
         return to_pixels(self._pictures.of(samples)).numpy()
 
 
 def signature(image_shape: tuple[int, int, int]) -> ModelSignature:
-    """Signature of `ScheduledModel.predict`: pixels come out as sampled, latents as colours of any size."""
+    """Signature of `ScheduledModel.predict`: pixels have the sampled shape, decoded latents 3 channels of any size."""
     import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec
@@ -66,7 +63,7 @@ def signature(image_shape: tuple[int, int, int]) -> ModelSignature:
 
 
 def _load_pyfunc(data_path: str, model_config: Mapping[str, str | None] = MODEL_CONFIG) -> ScheduledModel:
-    """MLflow's entry point; `data_path` is the schedule's file."""
+    """Entry point of MLflow; `data_path` is the schedule's file."""
     schedule = Schedule.from_json(read_text(Path(data_path)), source=data_path)
     # A version keeps the keys that it was registered with.
     checkpoint, vae = (model_config.get(key) for key in MODEL_CONFIG)

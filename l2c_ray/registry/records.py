@@ -1,4 +1,4 @@
-"""Records kept as tags of the registry, which anybody may write: a damaged one is named once and passed over."""
+"""Records in tags of the registry, which anybody may write: damaged ones are logged once and skipped."""
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from l2c_ray.logs import logger
 
 _MOST_NAMED = 1000
-"""Damaged records that a process keeps in mind, so that it does not name one again."""
+"""Damaged records that a process remembers, so that it logs each once."""
 _MOST_OF_A_PROBLEM = 200
 
 _Record = TypeVar("_Record")
@@ -20,11 +20,11 @@ _log = logger(__name__)
 def readable(
     owner: str, tags: Mapping[str, str], prefix: str, parse: Callable[[str, str], _Record]
 ) -> dict[str, _Record]:
-    """The records in the tags of this prefix, by the rest of their keys and in that order.
+    """Records in the tags with this prefix, by the rest of their keys, sorted.
 
     Args:
-        owner: what has the tags, for the log.
-        parse: from the rest of a key and the tag's value; a ValueError means that the record is damaged.
+        owner: name of the tags' owner, for the log.
+        parse: makes a record of the rest of a key and the tag's value; raises ValueError if it is damaged.
     """
     found = {}
     for key, value in sorted(tags.items()):

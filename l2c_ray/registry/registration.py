@@ -1,4 +1,4 @@
-"""Making a version of a measured schedule, with all that tells where it comes from and what it does."""
+"""Registration of a measured schedule as a version, with its lineage, metrics and images."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _log = logger(__name__)
 
 
 class Registration(BaseModel):
-    """What a version is made of."""
+    """Everything that a version is made from."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
 
@@ -51,26 +51,26 @@ class Registration(BaseModel):
     lineage: Lineage
     image_shape: tuple[int, int, int]
     metrics: dict[str, float]
-    """What was measured beside the schedule's own quality, for instance `speedup`."""
+    """Measurements beside the schedule's own quality, for instance `speedup`."""
     samples: bytes | None
-    """A PNG with images of the full run above the schedule's (`evaluation.plots.plot_samples`); None for a model that
-    draws no pictures."""
+    """PNG with images of the baseline above the schedule's (`evaluation.plots.plot_samples`); None for a model without
+    images."""
     worth_serving: bool
-    """It has less error than the sampler with fewer steps at the same compute."""
+    """Whether it has less error than the sampler with fewer steps at the same compute."""
     chosen: bool = False
-    """Of several, by what was measured of it: then it has to do as well on other images before it gets an alias."""
+    """Whether it was selected among several by this measurement, so that it must be confirmed on other images before it
+    gets an alias."""
 
 
 @server_errors()
 def register(client: MlflowClient, asked: Registration) -> RegisteredVersion:
-    """Makes a version of a measured schedule, and the champion if it is worth serving and beats the one there is.
+    """Registers a measured schedule, and makes it champion if it is worth serving and beats the current one.
 
-    The same schedule is the same version, however often it is registered. Why a version does not become champion
-    is said in the log; one that was chosen by its measurement, or that was champion and rolled back, is left to the
-    gate.
+    Idempotent: the same schedule is the same version. The log says why a version does not become champion; one that
+    was selected by its measurement, or was champion and rolled back, is left to the gate.
 
     Raises:
-        RegistryError: the schedule's error has not been measured, or its name is another program's.
+        RegistryError: the schedule's error was not measured, or another program uses its name.
         UnreachableError: the registry does not answer.
     """
     schedule = asked.schedule
@@ -115,7 +115,7 @@ def _known(client: MlflowClient, name: str, schedule: Schedule) -> RegisteredVer
 
 
 def _create(client: MlflowClient, name: str, asked: Registration, tags: Mapping[str, str]) -> RegisteredVersion:
-    """The version appears when everything of it is there."""
+    """The new version, which appears when all its artifacts are there."""
     from mlflow import pyfunc, start_run
 
     from l2c_ray.evaluation.plots import plot_schedule
@@ -132,7 +132,7 @@ def _create(client: MlflowClient, name: str, asked: Registration, tags: Mapping[
     ):
         path = Path(folder, SCHEDULE_FILE)
         path.write_text(schedule.to_json())
-        # With an example MLflow would sample here, with weights that a version does not bring along.
+        # With an example MLflow would sample here, with weights that are not part of a version.
         warnings.filterwarnings("ignore", ".*An input example was not provided", UserWarning)
         logged = pyfunc.log_model(
             name="schedule",
@@ -147,11 +147,11 @@ def _create(client: MlflowClient, name: str, asked: Registration, tags: Mapping[
             Path(folder, file).write_bytes(content)
         client.log_model_artifacts(logged.model_id, folder)
     with exclusive(client, name) as held:
-        # Another process may have made it meanwhile.
+        # Another process may have registered it meanwhile.
         if there := _known(client, name, schedule):
             return there
         held.require()
-        # A server takes the model as a source only together with its id.
+        # A server accepts the model as a source only together with its id.
         created = client.create_model_version(
             name, logged.model_uri, lineage.run_id, tags=dict(tags), model_id=logged.model_id
         )
@@ -159,7 +159,7 @@ def _create(client: MlflowClient, name: str, asked: Registration, tags: Mapping[
 
 
 def _make_champion(client: MlflowClient, candidate: RegisteredVersion) -> str | None:
-    """Makes the candidate champion, or says what stands in its way."""
+    """Makes the candidate champion; returns the obstacle if it cannot, else None."""
     if candidate.version in withdrawn(history(client, candidate.name)).get(CHAMPION, ()):
         return "it was rolled back; l2c registry promote gives it back where the version is named"
     while True:
@@ -177,8 +177,8 @@ def _make_champion(client: MlflowClient, candidate: RegisteredVersion) -> str | 
             move_alias(client, candidate.name, CHAMPION, candidate.version, expected=current, why=why)
         except ConflictError as error:
             if holder_of(client, candidate.name, CHAMPION) == current:
-                # The version is there all the same, and can be promoted later.
+                # The version exists anyway, and can be promoted later.
                 return str(error)
-            # Another became champion just now; then the two compare.
+            # Another version became champion; compare again.
         else:
             return None

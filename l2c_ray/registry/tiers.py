@@ -1,4 +1,4 @@
-"""Which version each tier is: the rule behind the aliases quality, balanced, fast and champion."""
+"""Assignment of versions to tiers: the rule behind the aliases quality, balanced, fast and champion."""
 
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -6,26 +6,23 @@ from collections.abc import Set as AbstractSet
 from l2c_ray.registry.versions import CHAMPION, RegisteredVersion
 
 TIERS: dict[str, float] = {"quality": 0.75, "balanced": 0.5, "fast": 0.35}
-"""At most this share of the full run's compute."""
+"""Largest compute share (of the baseline's MACs) of each tier."""
 
 Withdrawn = Mapping[str, AbstractSet[int]]
-"""By alias, numbers of the versions that it was rolled back from (`audit.withdrawn`)."""
+"""Numbers of the versions that were rolled back from each alias (`audit.withdrawn`)."""
 
 
 def assign_tiers(versions: Sequence[RegisteredVersion], withdrawn: Withdrawn) -> dict[str, RegisteredVersion]:
-    """The version that each alias should have, of all versions of one registered model.
+    """The version that each alias should have, among all versions of one registered model.
 
-    `champion` stays with the version that has it until one that is worth serving beats it: is as good in compute share
-    and error and better in one of them, under the same weights, guidance and protocol. Where none has it, it starts
-    as `balanced` does, of the versions that compare with the oldest one worth serving, or with the cheapest of them if
-    none is cheap enough for that.
+    `champion` stays until a version worth serving beats it: not worse in compute share and error and better in one,
+    under the same weights, guidance and protocol. The first champion is chosen as `balanced` is, among the versions
+    comparable with the oldest one worth serving, or is the cheapest of them if none is cheap enough.
 
-    `quality`, `balanced` and `fast` are the versions of least error that take at most 0.75, 0.5 and 0.35 of the full
-    run's compute. Only what compares with the champion and is worth serving counts. So, where nothing was rolled back,
-    quality never has more error than balanced, nor balanced than fast, and each tier is on the frontier: nothing is as
-    good in both and better in one. A tier that no version is cheap enough for is left out, and nothing is chosen where
-    no version is worth serving. No alias goes back to a version that it was rolled back from; the next best one gets it
-    then.
+    `quality`, `balanced` and `fast` are the versions with the least error at a compute share of at most 0.75, 0.5 and
+    0.35, among those worth serving and comparable with the champion. So, without rollbacks, each tier is on the
+    frontier, and quality never has more error than balanced, nor balanced than fast. A tier without a version that is
+    cheap enough is left out. No alias goes back to a version that was rolled back from it; the next best one gets it.
     """
     champion = _champion(versions, withdrawn.get(CHAMPION, frozenset()))
     if champion is None:

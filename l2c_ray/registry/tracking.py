@@ -30,9 +30,8 @@ _DEFAULT_PORTS = {"postgresql": 5432, "mysql": 3306}
 _CONNECT_SECONDS = 5
 _METRICS_A_CALL = 1000
 
-# MLflow reads these at every call. Its own 7 retries of 120 seconds hold a job up for minutes when the server dies;
-# these get over a restart. A bar for files of a few kilobytes only clutters logs, and the address of every run
-# does not belong on stdout, where JSON may be asked for.
+# MLflow reads these at every call. Its defaults, 7 retries of 120 seconds, hold a job up for minutes when the server
+# dies; these outlast a restart. Progress bars clutter logs, and addresses of runs do not belong on stdout beside JSON.
 _CLIENT_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
@@ -49,17 +48,17 @@ def tracking_uri() -> str:
 
 
 def connect() -> MlflowClient:
-    """A client of the tracking server, which has answered once. The user's own settings of MLflow are respected.
+    """A client of the tracking server, which has answered once; the user's settings of MLflow are kept.
 
     Raises:
-        ConfigError: `$MLFLOW_TRACKING_URI` is no address, or one of a database in memory.
-        UnreachableError: the server does not answer, or only with an error of its own.
+        ConfigError: `$MLFLOW_TRACKING_URI` is not an address, or that of a database in memory.
+        UnreachableError: the server does not answer, or with an internal error.
         StorageError: the folder of a sqlite file cannot be written.
     """
     uri = tracking_uri()
     for name, value in _CLIENT_SETTINGS.items():
         os.environ.setdefault(name, value)
-    # It tells of every table that it makes in a new database.
+    # It logs every table that it creates in a new database.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     if uri.startswith("sqlite:"):
         _require_database(uri)
@@ -83,17 +82,17 @@ def connect() -> MlflowClient:
 
 @contextmanager
 def server_errors() -> Iterator[None]:
-    """Makes a typed error of whatever MLflow, its database or its artifact store raises. Also a decorator.
+    """Converts every error of MLflow, its database or its artifact store; also a decorator.
 
     Raises:
-        UnreachableError: names the server, without its password.
+        UnreachableError: names the server without its password.
     """
     try:
         yield
     except L2CError:
         raise
     except Exception as error:
-        # MLflow lets the errors of its client libraries through: requests', SQLAlchemy's, botocore's and others.
+        # MLflow passes on errors of requests, SQLAlchemy, botocore and other libraries.
         raise UnreachableError(
             tracking_uri(),
             f"the tracking server does not answer as it should ({reason(error)})",
@@ -103,7 +102,7 @@ def server_errors() -> Iterator[None]:
 
 @contextmanager
 def unless_there() -> Iterator[None]:
-    """Creates something that another process may create at the same time."""
+    """Ignores that something exists already, which another process may have created at the same time."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -114,22 +113,22 @@ def unless_there() -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """The error in one line, without secrets."""
+    """Text of the error in one line, without secrets."""
     return (masked(str(error)).strip() or type(error).__name__).splitlines()[0]
 
 
 class TrackedRun:
-    """One MLflow run. A run of the same name in the same experiment is gone on with, not doubled.
+    """One MLflow run; an existing run of the same name and experiment is continued.
 
-    Every method raises UnreachableError where the server fails, save for `end`.
+    Every method but `end` raises an UnreachableError if the server fails.
     """
 
     @server_errors()
     def __init__(self, client: MlflowClient, experiment: str, name: str, config: Mapping[str, Any]) -> None:
-        """Finds or makes the run.
+        """Finds or creates the run.
 
         Raises:
-            ConfigError: the experiment was deleted, or the run is that of a job of another kind.
+            ConfigError: the experiment was deleted, or the run belongs to a job of another kind.
         """
         self._client = client
         experiment_id = _experiment_id(client, experiment)
@@ -148,7 +147,7 @@ class TrackedRun:
 
     @server_errors()
     def log_metrics(self, points: Mapping[int, Mapping[str, float]]) -> None:
-        """Adds metrics by step, in as few calls as MLflow allows."""
+        """Logs metrics by step, in as few calls as MLflow allows."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -158,7 +157,7 @@ class TrackedRun:
 
     @server_errors()
     def log_new_metrics(self, points: Mapping[int, Mapping[str, float]]) -> None:
-        """Adds those metrics that the run has not got at their step."""
+        """Logs those metrics that the run does not have at their step."""
         names = {name for values in points.values() for name in values}
         there = {(each.step, name) for name in names for each in self._client.get_metric_history(self.id, name)}
         new = {
@@ -169,17 +168,16 @@ class TrackedRun:
 
     @server_errors()
     def log_file(self, name: str, content: bytes) -> None:
-        """Adds an artifact; its name may begin with a folder."""
+        """Logs an artifact; its name may begin with a folder."""
         inner, _, file = name.rpartition("/")
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, file)
             path.write_bytes(content)
-            # MLflow writes a single file whole. It copies a folder piece by piece, and fails where another process
-            # makes the same one meanwhile.
+            # MLflow writes a single file whole, but fails to copy a folder that another process creates meanwhile.
             self._client.log_artifact(self.id, str(path), inner or None)
 
     def end(self, status: RunStatus) -> None:
-        """Marks the run as ended. Never raises: what ended the run is what its owner has to tell, not this."""
+        """Marks the run as ended; never raises, so that it hides no error that ended the run."""
         try:
             with server_errors():
                 self._client.set_terminated(self.id, status)
@@ -192,7 +190,7 @@ def _experiment_id(client: MlflowClient, name: str) -> str:
 
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
-        # On a database without a server MLflow would put artifacts into the current folder, which a job loses.
+        # On a database without a server MLflow would write artifacts to the current folder, which a job loses.
         local = not tracking_uri().startswith("http")
         artifacts = (home() / "artifacts" / name).as_uri() if local else None
         with unless_there():
@@ -205,7 +203,7 @@ def _experiment_id(client: MlflowClient, name: str) -> str:
 
 
 def _require_the_same_job(name: str, config: Mapping[str, Any], params: Mapping[str, str]) -> None:
-    """Jobs of two kinds have no table of their configs in common."""
+    """Refuses a run whose settings share no table with the config, as jobs of different kinds do."""
     theirs = {key.partition(".")[0] for key in params}
     if config and theirs and theirs.isdisjoint(config):
         problem = f"is the MLflow run of another kind of job, with settings of {', '.join(sorted(theirs))[:200]}"
@@ -225,12 +223,12 @@ def _no_address(uri: str, error: Exception) -> ConfigError:
 
 
 def _require_database(uri: str) -> None:
-    """Opens a sqlite file once; MLflow would try a broken one again and again for two minutes.
+    """Opens a sqlite file once; MLflow would retry a broken one for two minutes.
 
     Raises:
-        ConfigError: it is no address, there is no file in it, or SQLAlchemy would read another name from it.
+        ConfigError: it is not an address, names no file, or SQLAlchemy would read another name from it.
         StorageError: its folder cannot be written.
-        UnreachableError: it is no database.
+        UnreachableError: it is not a database.
     """
     from sqlalchemy import make_url
     from sqlalchemy.exc import ArgumentError
@@ -241,7 +239,7 @@ def _require_database(uri: str) -> None:
         raise _no_address(uri, error) from error
     if name in ("", ":memory:"):
         raise ConfigError(f"MLFLOW_TRACKING_URI={uri}", "is in memory and lost at the end", "name a file")
-    # A user's own address may have options behind a question mark.
+    # A user's address may have options behind a question mark.
     written = uri.partition("?")[0] if os.environ.get("MLFLOW_TRACKING_URI") else uri
     if not written.endswith(f":///{name}"):
         remedy = "take a path (or L2C_HOME) without %, ? and #"
@@ -255,18 +253,18 @@ def _require_database(uri: str) -> None:
 
 
 def _knock(uri: str) -> None:
-    """Asks a server for a sign of life within seconds; MLflow's own retries take longer.
+    """Checks within seconds that a server answers; MLflow's retries take longer.
 
     Raises:
-        OSError: nobody answers, or only with an error of the server's.
-        ValueError: the address is none.
+        OSError: it does not answer, or with an internal error.
+        ValueError: the address is not valid.
     """
     address = urlsplit(uri)
     if address.scheme in ("http", "https"):
         import requests
 
         answer = requests.get(f"{uri.rstrip('/')}/health", timeout=_CONNECT_SECONDS)
-        # A refusal will do: not every server has this route.
+        # A refusal is an answer: not every server has this route.
         if answer.status_code >= requests.codes.server_error:
             answer.raise_for_status()
         return

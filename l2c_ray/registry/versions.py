@@ -1,4 +1,4 @@
-"""Schedules as versions of registered models: what a version is, and how it is looked up."""
+"""Registered versions of schedules, and the ways to look them up."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class RegisteredVersion:
     """One schedule in the registry."""
 
     name: str
-    """Of the registered model: model, sampler and steps."""
+    """Name of the registered model: model, sampler and steps."""
     version: int
     aliases: tuple[str, ...]
     sha256: str
@@ -46,23 +46,23 @@ class RegisteredVersion:
     weights_sha256: str
     guidance: str
     protocol: str
-    """How the error was measured, and on how many images."""
+    """Measurement of the error, with the number of images."""
     run_id: str
     git_commit: str
     worth_serving: bool
-    """It has less error than the sampler with fewer steps at the same compute."""
+    """Whether it has less error than the sampler with fewer steps at the same compute."""
 
     @property
     def uri(self) -> str:
-        """What `mlflow.pyfunc.load_model` takes."""
+        """Address for `mlflow.pyfunc.load_model`."""
         return f"models:/{self.name}/{self.version}"
 
     def beats(self, other: RegisteredVersion) -> bool:
-        """Comparable, not worse in compute share nor in error, and better in one of them."""
+        """Whether it is comparable, not worse in compute share and error, and better in one of them."""
         return self.shortfall(other) is None
 
     def shortfall(self, other: RegisteredVersion) -> str | None:
-        """Why this one does not beat the other; None where it does."""
+        """Reason why this version does not beat the other; None if it does."""
         if difference := self.differs_in(other):
             return f"{difference}, so they do not compare"
         if (self.compute_share, self.mse) == (other.compute_share, other.mse):
@@ -72,7 +72,7 @@ class RegisteredVersion:
         return None
 
     def differs_in(self, other: RegisteredVersion) -> str | None:
-        """Why the two do not compare; None where both were measured alike, on the same weights."""
+        """Reason why the two are not comparable; None if both were measured alike, with the same weights."""
         for condition in ("weights_sha256", "guidance", "protocol"):
             mine, theirs = getattr(self, condition), getattr(other, condition)
             if mine != theirs:
@@ -84,10 +84,9 @@ class RegisteredVersion:
 
 
 def model_name(model: ModelIdentity, sampler: str, steps: int) -> str:
-    """The registered model whose versions are the schedules for these, for instance `digits-dit-ddim-20`.
+    """Name of the registered model for these schedules, for instance `digits-dit-ddim-20`.
 
-    Weights other than those in the package make it another model, so a short hash of them is part of its name then:
-    `digits-dit-1a2b3c4d-ddim-20`.
+    Weights other than those in the package are part of the name by a short hash: `digits-dit-1a2b3c4d-ddim-20`.
     """
     sha256 = model.weights_sha256
     weights = "" if sha256 in (None, _embedded_sha256(model.name)) else f"-{sha256[:8]}"
@@ -96,7 +95,7 @@ def model_name(model: ModelIdentity, sampler: str, steps: int) -> str:
 
 @server_errors()
 def list_versions(client: MlflowClient) -> list[RegisteredVersion]:
-    """All schedules, by name and newest first. What else there is in the registry is left out, with a line in the log.
+    """All schedules, sorted by name, the newest first; versions of other kinds are logged and left out.
 
     Raises:
         UnreachableError: the registry does not answer.
@@ -109,10 +108,10 @@ def list_versions(client: MlflowClient) -> list[RegisteredVersion]:
 
 @server_errors()
 def require_ours(client: MlflowClient, name: str) -> None:
-    """Refuses to add schedules to what another program keeps under this name.
+    """Refuses a name under which another program keeps something.
 
     Raises:
-        RegistryError: it is a prompt, or a registered model whose versions are all of another kind.
+        RegistryError: it is a prompt, or a registered model without a schedule among its versions.
         UnreachableError: the registry does not answer.
     """
     remedy = "rename it there, or set MLFLOW_TRACKING_URI to another registry"
@@ -127,7 +126,7 @@ def require_ours(client: MlflowClient, name: str) -> None:
 
 @server_errors()
 def get_version(client: MlflowClient, name: str, version: int) -> RegisteredVersion:
-    """The version of this number.
+    """The version with this number.
 
     Raises:
         RegistryError: there is no such version, or it is not a schedule.
@@ -144,7 +143,7 @@ def resolve(client: MlflowClient, name: str, alias: str) -> RegisteredVersion:
     """The version that has the alias.
 
     Raises:
-        RegistryError: no such model, none of its versions has the alias, or the one that has it is not a schedule.
+        RegistryError: there is no such model or alias, or its version is not a schedule.
         UnreachableError: the registry does not answer.
     """
     found = find(lambda: client.get_model_version_by_alias(name, alias))
@@ -155,7 +154,7 @@ def resolve(client: MlflowClient, name: str, alias: str) -> RegisteredVersion:
 
 @server_errors()
 def versions_of(client: MlflowClient, name: str) -> list[RegisteredVersion]:
-    """All schedules of one registered model, the oldest first; none where there is no such model.
+    """All schedules of one registered model, the oldest first; none if there is no such model.
 
     Raises:
         UnreachableError: the registry does not answer.
@@ -165,7 +164,7 @@ def versions_of(client: MlflowClient, name: str) -> list[RegisteredVersion]:
 
 
 class Reference(NamedTuple):
-    """Parts of `NAME@ALIAS` or `NAME/VERSION`: either an alias or a version."""
+    """Parts of `NAME@ALIAS` or `NAME/VERSION`; either alias or version is None."""
 
     name: str
     alias: str | None
@@ -176,7 +175,7 @@ def parse_reference(text: str) -> Reference:
     """The parts of a reference.
 
     Raises:
-        RegistryError: it is neither of them.
+        RegistryError: it has neither form.
     """
     # Databases have 32 bits for a version's number.
     written = re.fullmatch(r"(?:models:/)?([\w.-]+)(?:@([\w-]+)|/(\d{1,9}))", text, re.ASCII)
@@ -190,7 +189,7 @@ def look_up(client: MlflowClient, reference: str) -> RegisteredVersion:
     """The version that `NAME@ALIAS` or `NAME/VERSION` stands for.
 
     Raises:
-        RegistryError: it is neither of them, or there is no such version.
+        RegistryError: it has neither form, or there is no such version.
         UnreachableError: the registry does not answer.
     """
     name, alias, version = parse_reference(reference)
@@ -201,7 +200,7 @@ def look_up(client: MlflowClient, reference: str) -> RegisteredVersion:
 
 @server_errors()
 def holder_of(client: MlflowClient, name: str, alias: str) -> int | None:
-    """The number of the version that has the alias, whatever it is; None where none has.
+    """Number of the version with the alias, schedule or not; None if there is none.
 
     Raises:
         UnreachableError: the registry does not answer.
@@ -211,7 +210,7 @@ def holder_of(client: MlflowClient, name: str, alias: str) -> int | None:
 
 
 def load_schedule(version: RegisteredVersion) -> Schedule:
-    """The schedule of a version, checked against the hash that it was registered with.
+    """The schedule of a version, compared with its registered hash.
 
     Raises:
         RegistryError: the artifact cannot be fetched.
@@ -225,7 +224,7 @@ def load_schedule(version: RegisteredVersion) -> Schedule:
             local = download_artifacts(version.uri, dst_path=folder)
             text = read_text(Path(local, "data", SCHEDULE_FILE))
         except Exception as error:
-            # An artifact store raises whatever its client library does.
+            # Artifact stores raise errors of many client libraries.
             problem = f"cannot be fetched ({reason(error)})"
             raise RegistryError(version.uri, problem, "check the artifact storage") from error
         schedule = Schedule.from_json(text, source=version.uri)
@@ -236,31 +235,31 @@ def load_schedule(version: RegisteredVersion) -> Schedule:
 
 @cache
 def _embedded_sha256(model: str) -> str | None:
-    """Of the weights that ship in the package; None for a model that ships without."""
+    """Hash of the weights in the package; None for a model without embedded weights."""
     weights = zoo.embedded(model) / WEIGHTS
     return sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None
 
 
 def find(look: Callable[[], _Found]) -> _Found | None:
-    """What `look` gets of MLflow; None where there is no such thing."""
+    """Result of a look-up in MLflow; None if there is no such thing."""
     from mlflow.exceptions import MlflowException
 
     try:
         return look()
     except MlflowException as error:
-        # MLflow has one code for a missing model and another for a missing alias; anything else is no answer at all.
+        # MLflow has one code for a missing model and another for a missing alias.
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
         raise
 
 
 def missing(subject: str) -> RegistryError:
-    """For a model, version or alias that is not there."""
+    """Error for a model, version or alias that is not there."""
     return RegistryError(subject, "is not in the registry", "learn a schedule first, or see l2c registry list")
 
 
 def read_all(client: MlflowClient, found: Iterable[ModelVersion]) -> tuple[list[RegisteredVersion], list[str]]:
-    """The schedules among them, and what the others are."""
+    """The schedules among the versions, and reasons why the others are none."""
     versions, others = [], []
     for version in found:
         try:
@@ -271,7 +270,7 @@ def read_all(client: MlflowClient, found: Iterable[ModelVersion]) -> tuple[list[
 
 
 def read(client: MlflowClient, found: ModelVersion) -> RegisteredVersion:
-    """The version that MLflow found.
+    """The version in this package's form.
 
     Raises:
         RegistryError: it lacks the tags of a schedule.
@@ -296,13 +295,13 @@ def read(client: MlflowClient, found: ModelVersion) -> RegisteredVersion:
         problem = f"it has no tag {error}" if isinstance(error, KeyError) else str(error)
         subject = f"models:/{found.name}/{found.version}"
         raise RegistryError(subject, f"is not a schedule ({problem})", "name a version that l2c learn made") from error
-    # A search leaves the aliases out.
+    # Results of a search have no aliases.
     whole: Any = client.get_model_version(version.name, str(version.version))
     return replace(version, aliases=tuple(sorted(whole.aliases)))
 
 
 def _finite(tags: Mapping[str, str], key: str) -> float:
-    """Raises KeyError or ValueError for a tag that is no number: NaN is neither better nor worse than any other."""
+    """Value of a tag; raises KeyError or ValueError if it is missing or not finite, as NaN cannot be compared."""
     value = float(tags[key])
     if not math.isfinite(value):
         raise ValueError(f"its tag {key} is {value}")

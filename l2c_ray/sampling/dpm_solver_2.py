@@ -64,19 +64,19 @@ class DPMSolver2(Solver):
         return clean
 
     def _towards_clean(self, here: int, there: int, sample: Tensor, clean: Tensor) -> Tensor:
-        """Equation 9 of DPM-Solver++ at first order, with whatever prediction of the clean image."""
+        """First-order update towards a predicted clean image (arXiv 2211.01095, equation 9)."""
         (_, sigma), (alpha_there, sigma_there) = self._alpha_sigma(here), self._alpha_sigma(there)
         decay = math.expm1(self._lambdas[here] - self._lambdas[there])
         updated: Tensor = (sigma_there / sigma) * sample - (alpha_there * decay) * clean
         return updated
 
     def _alpha_sigma(self, step: int) -> tuple[float, float]:
-        """Of the forward process at a step, or after the last one."""
+        """Alpha and sigma of the forward process at a step, or after the last one."""
         alpha_squared = 1 / (1 + math.exp(-2 * self._lambdas[step]))
         return math.sqrt(alpha_squared), math.sqrt(1 - alpha_squared)
 
 
 def _log_snr(log_alphas: np.ndarray) -> np.ndarray:
-    """Lambda = log(alpha / sigma)."""
+    """Half the log signal-to-noise ratio, lambda = log(alpha / sigma), [steps]."""
     lambdas: np.ndarray = log_alphas - np.log(-np.expm1(2 * log_alphas)) / 2
     return lambdas

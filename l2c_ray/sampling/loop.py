@@ -1,4 +1,4 @@
-"""The sampling loop: noise in, images out, with whatever branch runs the units of each step."""
+"""The sampling loop: noise in, images out, with a unit handler for each step."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -6,19 +6,19 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from l2c_ray.models.base import Branch, CacheableTransformer, compute_all
+from l2c_ray.models.base import CacheableTransformer, UnitHandler, compute_all
 from l2c_ray.sampling.solver import Solver
 from l2c_ray.schedule import Guidance
 
-BranchOfStep = Callable[[int], Branch]
-"""Gives the branch that runs the units of step k; asked once for each step, in order."""
+UnitHandlers = Callable[[int], UnitHandler]
+"""The unit handler of step k, in [0, steps); called once for each step, in order."""
 
-Evaluate = Callable[[CacheableTransformer, Tensor, float, Tensor, Guidance, Branch], Tensor]
-"""As `evaluate_guided`."""
+Evaluate = Callable[[CacheableTransformer, Tensor, float, Tensor, Guidance, UnitHandler], Tensor]
+"""A function with the signature of `evaluate_guided`."""
 
 
-def full_run(step: int) -> Branch:
-    """Computes every unit at every step."""
+def baseline_handlers(step: int) -> UnitHandler:
+    """The unit handlers of the baseline: every unit is computed at every step."""
     return compute_all
 
 
@@ -29,23 +29,28 @@ def noise_from_seeds(seeds: Sequence[int], image_shape: tuple[int, int, int]) ->
 
 
 def evaluate_guided(
-    model: CacheableTransformer, sample: Tensor, timestep: float, labels: Tensor, guidance: Guidance, branch: Branch
+    model: CacheableTransformer,
+    sample: Tensor,
+    timestep: float,
+    labels: Tensor,
+    guidance: Guidance,
+    handler: UnitHandler,
 ) -> Tensor:
     """One evaluation with classifier-free guidance.
 
     Both halves run as one batch, so that a unit's cached value covers both.
     """
     if not guidance.needs_unlabelled:
-        conditional: Tensor = model(sample, _times(timestep, sample), labels, branch)
+        conditional: Tensor = model(sample, _times(timestep, sample), labels, handler)
         return conditional
     doubled = torch.cat([sample, sample])
     both_labels = torch.cat([labels, torch.full_like(labels, model.null_label)])
-    conditional, unconditional = model(doubled, _times(timestep, doubled), both_labels, branch).chunk(2)
+    conditional, unconditional = model(doubled, _times(timestep, doubled), both_labels, handler).chunk(2)
     return guide(conditional, unconditional, guidance)
 
 
 def guide(conditional: Tensor, unconditional: Tensor, guidance: Guidance) -> Tensor:
-    """The two outputs [batch, channels, height, width] as one, by the rule that `Guidance` states."""
+    """The guided output [batch, channels, height, width] of two evaluations, by the rule of `Guidance`."""
     extra = guidance.scale - (0 if guidance.rule == "beyond" else 1)
     guided: Tensor = conditional + extra * (conditional - unconditional)
     if guidance.rule == "first-three":
@@ -59,17 +64,17 @@ def trajectory(
     noise: Tensor,
     labels: Tensor,
     guidance: Guidance,
-    branch_of_step: BranchOfStep,
+    handlers: UnitHandlers,
     evaluate: Evaluate = evaluate_guided,
 ) -> Iterator[Tensor]:
     """The sample [batch, *image_shape] after each step of the solver; the last one is the result.
 
-    Every step is taken when its sample is asked for. `evaluate` stands for `evaluate_guided`.
+    A step is taken when its sample is requested; `evaluate` replaces `evaluate_guided`.
     """
     sample = noise
     advance = solver.begin()
     for step, timestep in enumerate(solver.timesteps):
-        output = evaluate(model, sample, timestep, labels, guidance, branch_of_step(step))
+        output = evaluate(model, sample, timestep, labels, guidance, handlers(step))
         sample = advance(step, sample, output)
         yield sample
 
@@ -81,10 +86,10 @@ def sample_images(
     noise: Tensor,
     labels: Tensor,
     guidance: Guidance,
-    branch_of_step: BranchOfStep = full_run,
+    handlers: UnitHandlers = baseline_handlers,
 ) -> Tensor:
-    """Runs the solver from `noise` [batch, *image_shape] under `labels` [batch] to clean samples of that shape."""
-    (images,) = deque(trajectory(model, solver, noise, labels, guidance, branch_of_step), maxlen=1)
+    """Clean samples [batch, *image_shape] from `noise` of that shape, under `labels` [batch]."""
+    (images,) = deque(trajectory(model, solver, noise, labels, guidance, handlers), maxlen=1)
     return images
 
 

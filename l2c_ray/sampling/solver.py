@@ -1,4 +1,4 @@
-"""What a solver is: a list of model timesteps, and the update that follows each evaluation."""
+"""Base of all solvers: a list of model timesteps, and the update that follows each evaluation."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -19,7 +19,7 @@ class Solver(ABC):
     """A deterministic sampler of n model evaluations; step k is the k-th of them, 0 the noisiest."""
 
     name: str
-    """As in configs and schedules, for instance `ddim`."""
+    """Name in configs and schedules, for instance `ddim`."""
     order: int
     """Model evaluations per update."""
     timesteps: tuple[float, ...]
@@ -30,27 +30,27 @@ class Solver(ABC):
         return len(self.timesteps)
 
     def identity(self, guidance: Guidance) -> SamplerIdentity:
-        """How a schedule names this solver under this guidance."""
+        """The record of this solver and guidance in a schedule."""
         return SamplerIdentity(
             name=self.name, order=self.order, steps=self.steps, timesteps=self.timesteps, guidance=guidance
         )
 
     def cache_steps(self, *, shifted: bool = True) -> tuple[int, ...]:
-        """The steps that may reuse in the paper's way: every other evaluation, so that each has a full one before it.
+        """The steps that may reuse in the paper's method: every other evaluation, each after one that computes.
 
         Args:
-            shifted: of an update of two evaluations the first reuses, from the second update on, and the second
-                one, which the update's result rests on, is full. False has the second reuse.
+            shifted: with two evaluations per update, the first of them reuses from the second update on, and the
+                second, which the update's result depends on, computes. If False the second reuses.
         """
         return tuple(range(self.order if shifted else 1, self.steps, 2))
 
     def training_timestep(self, step: int) -> float:
-        """The model's timestep next to that of `step` among those that it was trained at."""
+        """The training timestep of the model that is nearest to the timestep of `step`."""
         return self.timesteps[step]
 
     @abstractmethod
     def begin(self) -> Advance:
-        """The updates of one trajectory. They may keep what they need of earlier ones: call them step by step."""
+        """The update function of one trajectory, which may keep state: to be called step by step."""
 
     @abstractmethod
     def add_noise(self, clean: Tensor, noise: Tensor, step: int) -> Tensor:

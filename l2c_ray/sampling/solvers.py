@@ -1,4 +1,4 @@
-"""Solvers by the names that configs and schedules use; names can be looked up without torch."""
+"""Solvers by the names in configs and schedules, looked up without torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class _Entry:
     make: Callable[[CacheableTransformer, int], Solver]
     scheduler: str
-    """The class of diffusers' schedulers of the models that it can sample."""
+    """Class name of the diffusers scheduler that a model must have been trained with."""
     evaluations_an_update: int = 1
 
 
@@ -40,7 +40,7 @@ def make_solver(name: str, steps: int, model: CacheableTransformer) -> Solver:
 
 
 def require(name: str, steps: int) -> None:
-    """Refuses what no model can be sampled by.
+    """Refuses a solver and number of steps that fit no model.
 
     Raises:
         ConfigError: there is no such solver, or its updates do not divide the steps.

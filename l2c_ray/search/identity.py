@@ -1,4 +1,4 @@
-"""Whether the study of this name is the one that a config asks for: any program may have made it or added to it."""
+"""Identity of a study: whether the one of this name is the config's, though any program may have made or changed it."""
 
 import uuid
 from collections.abc import Mapping
@@ -17,10 +17,9 @@ from l2c_ray.search.space import Space
 from l2c_ray.storage.objects import ObjectStore
 
 SETTINGS, DRIVERS, PLACE = "settings", "drivers", "place"
-"""User attributes of a study: what it keeps from its first driver to its last, how many it has had, and what marks the
-place of its trials as its own."""
+"""User attributes of a study: settings that all its drivers share, their number, and the mark of its storage."""
 PLACE_FILE = "study.txt"
-"""Has that mark in it."""
+"""File with that mark, in the storage of the study's trials."""
 
 _REMEDY = "choose another name or the same settings"
 
@@ -30,7 +29,7 @@ class _Noted(BaseModel):
 
 
 class _Measured(_Noted):
-    """User attributes of a trial that came to a measured schedule, as `results.Point` has them."""
+    """User attributes of a trial with a measured schedule, as in `results.ScheduleMeasurement`."""
 
     compute_share: float
     mse: float
@@ -58,16 +57,16 @@ class _Attributes(_Noted):
 
 
 class _AttributesOfAFinished(_Measured, _Attributes):
-    """Both of what they have."""
+    """User attributes of a finished trial."""
 
 
 def lasting_settings(config: SearchConfig) -> dict[str, Any]:
-    """Settings that a study keeps from its first driver to its last."""
+    """Settings that all drivers of a study share."""
     return config.model_dump(mode="json", include={"learn", "space", "objective", "derive"})
 
 
 def require_the_same(study: optuna.Study, config: SearchConfig, space: Space, objectives: int) -> None:
-    """Changes nothing.
+    """Refuses a study that is not the config's; changes nothing.
 
     Raises:
         ConfigError: the study is another program's, was begun with other settings, or holds trials of another space.
@@ -87,10 +86,10 @@ def require_the_same(study: optuna.Study, config: SearchConfig, space: Space, ob
         _require_trial_of(study, trial, space)
 
 
-def claim_place(study: optuna.Study, place: ObjectStore) -> None:
-    """Marks where the study's trials keep their checkpoints and schedules, under the study's lock.
+def mark_storage(study: optuna.Study, place: ObjectStore) -> None:
+    """Marks the storage of the trials' checkpoints and schedules as the study's, under its lock.
 
-    A trial goes on with what it finds in its folder, which another study of the same name may have left there.
+    A trial continues from the checkpoint in its folder, which another study of the same name may have left there.
 
     Raises:
         ConfigError: the place holds another study's trials, a run, or something else.
@@ -129,7 +128,7 @@ def _require_trial_of(study: optuna.Study, trial: FrozenTrial, space: Space) -> 
 
 
 def _first_difference(before: Mapping[str, Any], now: Mapping[str, Any], table: str = "") -> str:
-    """The key that is not the same; empty where all are."""
+    """The first key whose values differ; empty if none do."""
     for name in {**now, **before}:
         mine, theirs = now.get(name), before.get(name)
         if isinstance(mine, Mapping) and isinstance(theirs, Mapping):

@@ -1,4 +1,4 @@
-"""The file of a study that has no database: Optuna's journal, which stays readable whatever it was written on."""
+"""The file of a study without a database: Optuna's journal, made safe against full disks and killed writers."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +10,11 @@ from l2c_ray.errors import StorageError
 from l2c_ray.storage.files import cannot_be_written
 
 _DEAD_WRITERS_SECONDS = 5
-"""After which a lock is taken for one of a driver that was killed as it wrote, which takes milliseconds."""
+"""Age from which a lock counts as left by a driver that was killed while writing, which takes milliseconds."""
 
 
 class Journal(JournalFileBackend):
-    """Optuna's, but that a line is in it whole or not at all: others could not be read behind half a line.
+    """Optuna's journal file with whole lines only, since lines behind half a line could not be read.
 
     Raises:
         StorageError: by whatever writes, where the disk is full or the file may not be written; the line is not in it.
@@ -57,6 +57,6 @@ class Journal(JournalFileBackend):
 
 
 def damaged(path: Path, error: Exception) -> StorageError:
-    """For a journal that cannot be read."""
+    """The error of a journal that cannot be read."""
     problem = f"is no journal of a study or is damaged ({type(error).__name__}: {error})"
     return StorageError(str(path), problem, "move it away or choose another study.name")

@@ -1,54 +1,54 @@
-"""What is asked of a trial and what comes of it, in words that need neither Optuna nor Ray."""
+"""Trial specs and results, which need neither Optuna nor Ray."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 WARM_FROM = "warm_from"
-"""Key, in a trial's record and its schedules' provenance, of the trial that it was warm-started from."""
+"""Key of the trial that a trial was warm-started from, in its record and in its schedules' provenance."""
 
 Outcome = Literal["finished", "pruned", "failed", "lost"]
 
 
 @dataclass(frozen=True)
-class Point:
-    """One measured schedule."""
+class ScheduleMeasurement:
+    """Measured cost and error of one schedule of a trial."""
 
     settings: Mapping[str, str | float]
-    """What it has for itself among the schedules of its trial, for instance a threshold."""
+    """Settings that only this schedule of the trial has, for instance a threshold."""
     compute_share: float
     mse: float
     seconds: float
-    """Of sampling the protocol's images."""
+    """Sampling time of the protocol's images."""
     schedule: str
-    """Its name in the storage of the study's trials."""
+    """Name of the schedule's file in the storage of the study's trials."""
     sha256: str
-    """Of the schedule."""
+    """Hash of the schedule."""
 
     def as_attributes(self) -> dict[str, Any]:
-        """As they are noted beside a trial, for a person to read."""
+        """User attributes of the trial, for a person to read."""
         measured = {"compute_share": self.compute_share, "mse": self.mse, "seconds": self.seconds}
         return {**self.settings, **measured, "schedule": self.schedule, "sha256": self.sha256}
 
 
 @dataclass(frozen=True)
-class Order:
-    """A trial that somebody is to run."""
+class TrialSpec:
+    """A trial to run."""
 
     number: int
     origin: int
-    """The number of its first try; what that one left behind, this one goes on with."""
+    """Number of its first attempt, whose checkpoints it continues from."""
     params: Mapping[str, Any]
     warm_from: int | None
-    """The origin of the finished trial that it may begin from."""
+    """Origin of the finished trial that it may begin from."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a trial ended."""
+    """Outcome of a trial."""
 
     outcome: Outcome
-    """`lost` where whoever ran it died; it may be run again."""
+    """`lost` if the worker died; the trial may be run again."""
     reason: str = ""
-    points: tuple[Point, ...] = ()
-    """The trial's own first; the others are derived from it."""
+    measurements: tuple[ScheduleMeasurement, ...] = ()
+    """The trial's own schedule first, then those derived from it."""

@@ -1,4 +1,4 @@
-"""The search space: Optuna's distributions of the config's ranges, and how far two trials are from each other."""
+"""The search space: Optuna's distributions of the config's ranges, and the distance between two trials."""
 
 import math
 from collections.abc import Mapping
@@ -14,18 +14,18 @@ from optuna.distributions import (
 from l2c_ray.config.search import RangeSection
 
 Space = dict[str, BaseDistribution]
-"""By dotted key of a LearnConfig."""
+"""Distributions by dotted key of a LearnConfig."""
 
 
 def make_space(ranges: Mapping[str, RangeSection]) -> Space:
-    """What Optuna draws the values of a trial from."""
+    """The distributions from which Optuna draws the values of a trial."""
     return {key: _distribution(found) for key, found in ranges.items()}
 
 
 def distance(space: Space, first: Mapping[str, Any], second: Mapping[str, Any]) -> float:
-    """Of two points, each coordinate from 0 to 1 over its range, on a logarithmic scale where the range has one.
+    """Euclidean distance between two trials, each coordinate scaled to [0, 1], logarithmically where its range is.
 
-    Choices are 0 apart if they are the same, and otherwise 1.
+    Equal choices are 0 apart, and others 1.
     """
     return math.hypot(*(_apart(space[key], first[key], second[key]) for key in space))
 
@@ -33,7 +33,7 @@ def distance(space: Space, first: Mapping[str, Any], second: Mapping[str, Any]) 
 def _distribution(found: RangeSection) -> BaseDistribution:
     if found.choices is not None:
         return CategoricalDistribution(found.choices)
-    # The config has seen to it that both are there.
+    # The config has checked that both are given.
     low, high = cast(float, found.low), cast(float, found.high)
     if found.is_whole:
         return IntDistribution(int(low), int(high), log=found.log, step=int(found.step or 1))

@@ -1,8 +1,7 @@
-"""Where studies are kept, so that they outlive every driver: a journal file, sqlite, or PostgreSQL for many drivers."""
+"""Storage of studies, which outlive every driver: a journal file, sqlite, or PostgreSQL for many drivers."""
 
 import fcntl
 import hashlib
-import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from l2c_ray.errors import ConfigError, L2CError, SearchError, StorageError, Unr
 from l2c_ray.registry.tracking import reason
 from l2c_ray.search.journal import Journal, damaged
 from l2c_ray.storage.files import from_root, home, make_writable
+from l2c_ray.storage.retry import RETRY_SECONDS, retry
 
 STORAGE_VARIABLE = "L2C_STUDY_STORAGE"
 """Address of a database; it may hold a password, which no message repeats."""
@@ -29,20 +29,19 @@ _DRIVERS = {
     "postgresql": "postgresql+psycopg",
     "postgresql+psycopg": "postgresql+psycopg",
 }
-"""Of addresses that are taken: what connects to them."""
+"""SQLAlchemy drivers by the kinds of addresses that are accepted."""
 
 Lock = Callable[[], AbstractContextManager[None]]
-"""Only one driver of a study at a time is inside; it lets go when its process or its connection dies."""
+"""Admits one driver of a study at a time, and is released when its process or its connection dies."""
 
 T = TypeVar("T")
 
-PATIENCE_SECONDS = 60.0
-"""How long a database may be away in the middle of a study, and how long others may hold a lock."""
+LOCK_SECONDS = 60.0
+"""Timeout of a lock."""
 _OPENING_SECONDS = 3.0
-"""How long it may be away at the beginning."""
+"""Retry deadline at the beginning of a study, where a wrong address is more likely than an outage."""
 # A database in SQL_ASCII, as initdb makes it without a locale, would hand out bytes in place of text.
 _CONNECTION = {"connect_timeout": 5, "client_encoding": "utf8"}
-_RETRY_SECONDS = 0.5
 _POLL_SECONDS = 0.002
 
 
@@ -50,12 +49,12 @@ class StudyStorage:
     """The storage that `$L2C_STUDY_STORAGE` names, or else a journal file under the home folder, and locks in it."""
 
     def __init__(self, study_name: str) -> None:
-        """Opens it, and makes what is missing.
+        """Opens the storage, and makes missing folders, files and tables.
 
         Raises:
-            ConfigError: the address is none, or one of another kind of database.
-            StorageError: the folder of a file cannot be written, a journal is damaged, or the database is none that can
-                keep studies.
+            ConfigError: the address is no database's, or that of another kind of database.
+            StorageError: the folder of a file cannot be written, a journal is damaged, or the database cannot keep
+                studies.
             UnreachableError: the database does not answer.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -63,19 +62,20 @@ class StudyStorage:
         self._url = _address()
         self._folder = make_writable(_folder_of(self._url))
         self._engine = self._lock_engine(self._url) if self._url else None
-        self.optuna: BaseStorage = patiently(self._open, _OPENING_SECONDS)
+        self.optuna: BaseStorage = with_retries(self._open, _OPENING_SECONDS)
 
-    def lock(self, purpose: str = "trials", patience: float = PATIENCE_SECONDS) -> Lock:
-        """A lock of this study's own for each purpose; it is waited for so many seconds.
+    def lock(self, purpose: str = "trials", timeout: float = LOCK_SECONDS) -> Lock:
+        """The study's lock for a purpose.
 
-        It raises UnreachableError, or an error of the database's that `patiently` knows, where others hold it longer.
+        If others hold it longer than the timeout in seconds it raises an UnreachableError, or an error of the
+        database's that `with_retries` converts.
         """
         name = f"{self._name}.{purpose}"
         if self._engine is not None:
             engine = self._engine
-            return lambda: _held_in_database(engine, name, patience)
+            return lambda: _held_in_database(engine, name, timeout)
         path = self._folder / f"{name}.lock"
-        return lambda: _held_on_file(path, patience)
+        return lambda: _held_on_file(path, timeout)
 
     def _open(self) -> BaseStorage:
         return self._open_journal() if self._url is None else self._open_database(self._url)
@@ -87,11 +87,11 @@ class StudyStorage:
         except L2CError:
             raise
         except Exception as error:
-            # What Optuna makes of lines that are JSON, but of no study, may be any error.
+            # Optuna may raise any error on lines that are JSON, but of no study.
             raise damaged(path, error) from error
 
     def _open_database(self, url: URL) -> BaseStorage:
-        # Two drivers that make the tables at the same time would get into each other's way.
+        # Two drivers that make the tables at the same time would fail.
         with self.lock("tables")():
             address = url.render_as_string(hide_password=False)
             options: dict[str, Any] = {"pool_pre_ping": True}
@@ -103,7 +103,7 @@ class StudyStorage:
             except (OperationalError, InterfaceError, StorageInternalError, L2CError):
                 raise
             except Exception as error:
-                # Of SQLAlchemy, Alembic or Optuna.
+                # SQLAlchemy, Alembic and Optuna raise errors of their own.
                 raise _no_place_for_studies(reason(error)) from error
 
     @staticmethod
@@ -114,9 +114,9 @@ class StudyStorage:
 
 
 def _require_studies_or_nothing(engine: Engine) -> None:
-    """Raises StorageError: the database has another program's tables, which numbers their versions in the same place.
+    """Raises StorageError if the database has another program's tables.
 
-    Optuna would add its own, and find the other's number.
+    Optuna would add its own, and read that program's schema version as its own.
     """
     tables = inspect(engine).get_table_names()
     engine.dispose()
@@ -128,31 +128,28 @@ def _no_place_for_studies(problem: str) -> StorageError:
     return StorageError(STORAGE_VARIABLE, f"studies cannot be kept there ({problem})", "name another database")
 
 
-def patiently(operation: Callable[[], T], seconds: float = PATIENCE_SECONDS) -> T:
-    """What the operation gives, tried again while the database is away; it must be one that may be repeated.
+def with_retries(operation: Callable[[], T], seconds: float = RETRY_SECONDS) -> T:
+    """The operation's result; the operation is repeated while the database is away, and has to allow that.
+
+    Args:
+        seconds: retry deadline, counted from the first failure.
 
     Raises:
-        UnreachableError: it was away for so many seconds.
+        UnreachableError: the database was away until the deadline.
         SearchError: the study was deleted or changed by another program.
     """
-    deadline = math.inf
-    while True:
-        try:
-            return operation()
-        except (SQLAlchemyError, StorageInternalError) as error:
-            # Counted from when it was away for the first time: what is done may take long by itself.
-            deadline = min(deadline, time.monotonic() + seconds)
-            if time.monotonic() >= deadline:
-                cause = error.__cause__ if isinstance(error.__cause__, SQLAlchemyError) else error
-                raise UnreachableError(
-                    STORAGE_VARIABLE,
-                    f"the database of the study does not answer as it should ({reason(cause)})",
-                    "start or mend it and run the same again, which goes on with the study",
-                ) from error
-            time.sleep(_RETRY_SECONDS)
-        except (OptunaError, KeyError) as error:
-            problem = f"cannot be gone on with, as if another program had deleted or changed it ({reason(error)})"
-            raise SearchError("the study", problem, "choose another study.name") from error
+    try:
+        return retry(operation, seconds, (SQLAlchemyError, StorageInternalError))
+    except (SQLAlchemyError, StorageInternalError) as error:
+        cause = error.__cause__ if isinstance(error.__cause__, SQLAlchemyError) else error
+        raise UnreachableError(
+            STORAGE_VARIABLE,
+            f"the database of the study does not answer as it should ({reason(cause)})",
+            "start or mend it and run the same again, which goes on with the study",
+        ) from error
+    except (OptunaError, KeyError) as error:
+        problem = f"cannot be gone on with, as if another program had deleted or changed it ({reason(error)})"
+        raise SearchError("the study", problem, "choose another study.name") from error
 
 
 def _address() -> URL | None:
@@ -167,7 +164,7 @@ def _address() -> URL | None:
     except (ArgumentError, ValueError) as error:
         raise ConfigError(STORAGE_VARIABLE, "is no address of a database", remedy) from error
     if url.drivername not in _DRIVERS:
-        # Not the rest of it, where there may be a password in any place.
+        # The rest of the address may have a password in any place.
         raise ConfigError(STORAGE_VARIABLE, f"studies cannot be kept by {url.drivername}", remedy)
     if not url.database or url.database == ":memory:":
         raise ConfigError(STORAGE_VARIABLE, "names no database that lasts", remedy)
@@ -175,15 +172,15 @@ def _address() -> URL | None:
 
 
 def _folder_of(url: URL | None) -> Path:
-    """Of the file, and of its locks."""
+    """Folder of the file and of its locks."""
     if url is not None and url.get_backend_name() == "sqlite":
         return from_root(Path(str(url.database))).parent
     return home() / "studies"
 
 
 @contextmanager
-def _held_on_file(path: Path, patience: float) -> Iterator[None]:
-    deadline = time.monotonic() + patience
+def _held_on_file(path: Path, timeout: float) -> Iterator[None]:
+    deadline = time.monotonic() + timeout
     with path.open("ab") as file:
         while True:
             try:
@@ -191,20 +188,20 @@ def _held_on_file(path: Path, patience: float) -> Iterator[None]:
                 break
             except BlockingIOError as error:
                 if time.monotonic() > deadline:
-                    problem = f"another driver has held it for {patience:g} s"
+                    problem = f"another driver has held it for {timeout:g} s"
                     raise UnreachableError(str(path), problem, "end that driver if it hangs") from error
                 time.sleep(_POLL_SECONDS)
         yield
 
 
 @contextmanager
-def _held_in_database(engine: Engine, name: str, patience: float) -> Iterator[None]:
+def _held_in_database(engine: Engine, name: str, timeout: float) -> Iterator[None]:
     number = int.from_bytes(hashlib.sha256(f"l2c {name}".encode()).digest()[:8], "big", signed=True)
     with engine.connect() as connection:
-        connection.execute(text(f"set lock_timeout = {int(1000 * patience)}"))
+        connection.execute(text(f"set lock_timeout = {int(1000 * timeout)}"))
         connection.execute(text("select pg_advisory_lock(:number)"), {"number": number})
         try:
             yield
         finally:
-            # Fails if the connection was lost and the lock with it: then what was done inside is not to be relied on.
+            # Fails if the connection was lost and the lock with it: then the work inside may not be relied on.
             connection.execute(text("select pg_advisory_unlock(:number)"), {"number": number})

@@ -1,4 +1,4 @@
-"""The Optuna study behind a search: its samplers and pruners by name, what it makes small, and whether it may go on."""
+"""The Optuna study behind a search: its samplers and pruners by name, its objectives, and how it is opened."""
 
 import warnings
 from collections.abc import Callable
@@ -11,9 +11,9 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISample
 from l2c_ray.config.search import ObjectiveSection, PrunerName, SamplerName, SearchConfig
 from l2c_ray.data.seeding import draw_seed
 from l2c_ray.search.identity import DRIVERS, SETTINGS, lasting_settings, require_the_same
-from l2c_ray.search.results import Point
+from l2c_ray.search.results import ScheduleMeasurement
 from l2c_ray.search.space import make_space
-from l2c_ray.search.storage import StudyStorage, patiently
+from l2c_ray.search.storage import StudyStorage, with_retries
 
 _LEAST_RANDOM, _MOST_RANDOM = 4, 16
 
@@ -24,8 +24,8 @@ _SAMPLERS: dict[SamplerName, Callable[[int, int, int], BaseSampler]] = {
     "gp": lambda seed, first, points: GPSampler(seed=seed, n_startup_trials=first * points),
     "random": lambda seed, *_: RandomSampler(seed=seed),
 }
-"""By a seed, by how many learned trials are drawn at random before the others are drawn from what came of them, and by
-how many trials, with those derived from it, a learned one is at most."""
+"""Makers of samplers from a seed, the number of learned trials that are drawn at random first, and the most trials that
+one learned trial counts for, with those derived from it."""
 
 _PRUNERS: dict[PrunerName, Callable[[], BasePruner]] = {
     "none": NopPruner,
@@ -35,15 +35,15 @@ _PRUNERS: dict[PrunerName, Callable[[], BasePruner]] = {
 }
 
 
-class Objective:
-    """What a point is worth to the study: one number, or cost and error."""
+class StudyObjective:
+    """The numbers that a study minimises: cost and error, or one of them within a limit on the other."""
 
     def __init__(self, section: ObjectiveSection) -> None:
         self._section = section
 
     @property
     def names(self) -> list[str]:
-        """Of the numbers that are made small."""
+        """Names of the minimised numbers."""
         section = self._section
         if section.max_mse is not None:
             return [section.cost]
@@ -53,36 +53,31 @@ class Objective:
     def cost_name(self) -> str:
         return self._section.cost
 
-    def values(self, point: Point) -> list[float]:
-        return [self._measured(name, point) for name in self.names]
+    def values(self, measurement: ScheduleMeasurement) -> list[float]:
+        return [getattr(measurement, name) for name in self.names]
 
-    def constraints(self, point: Point) -> dict[str, float]:
-        """By how much the limit is passed; at most 0 where the point keeps within it."""
+    def constraints(self, measurement: ScheduleMeasurement) -> dict[str, float]:
+        """Excess over the limit, by name; at most 0 within it."""
         section = self._section
         if section.max_mse is not None:
-            return {"mse": point.mse - section.max_mse}
+            return {"mse": measurement.mse - section.max_mse}
         if section.max_cost is not None:
-            return {section.cost: self.cost(point) - section.max_cost}
+            return {section.cost: self.cost(measurement) - section.max_cost}
         return {}
 
-    def cost(self, point: Point) -> float:
-        return self._measured(self._section.cost, point)
-
-    @staticmethod
-    def _measured(name: str, point: Point) -> float:
-        value: float = getattr(point, name)
-        return value
+    def cost(self, measurement: ScheduleMeasurement) -> float:
+        return measurement.seconds if self._section.cost == "seconds" else measurement.compute_share
 
 
 def open_study(config: SearchConfig, name: str, storage: StudyStorage) -> optuna.Study:
-    """Begins the study or goes on with it; each driver draws from a seed of its own, the first from the config's.
+    """Begins or resumes the study; each driver has a sampler seed of its own, derived from the config's.
 
     Raises:
-        ConfigError: the study of this name is another program's, or was begun with another space, objective, or base of
-            its trials; nothing was changed.
+        ConfigError: the study of this name is another program's, or was begun with another space, objective or base
+            config; nothing was changed.
         UnreachableError: the database was away for too long.
     """
-    objective = Objective(config.objective)
+    objective = StudyObjective(config.objective)
 
     def open_it() -> optuna.Study:
         with storage.lock()():
@@ -101,7 +96,7 @@ def open_study(config: SearchConfig, name: str, storage: StudyStorage) -> optuna
             study.sampler = _make_sampler(config, draw_seed(config.study.seed, "sampler", drivers))
             return study
 
-    return patiently(open_it)
+    return with_retries(open_it)
 
 
 def _name_metrics(study: optuna.Study, names: list[str]) -> None:

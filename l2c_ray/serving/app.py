@@ -23,7 +23,7 @@ def build(args: dict[str, Any]) -> Application:
 
     def start() -> FastAPI:
         """Called by every replica when it starts."""
-        environment.settle()
+        environment.normalize()
         bind_to_node_address()
         return application(Engine(config), config.hosts)
 

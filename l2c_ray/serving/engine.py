@@ -1,7 +1,8 @@
-"""Turns requests into images, under the schedule that holds the alias. Knows nothing of HTTP or Ray."""
+"""From requests to images, under the schedule that has the alias; without HTTP or Ray."""
 
 import base64
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,9 +12,9 @@ from l2c_ray.caching.pipeline import Pipeline, encode_png
 from l2c_ray.config.serving import FULL, ServingConfig
 from l2c_ray.errors import InvalidInputError
 from l2c_ray.models import zoo
+from l2c_ray.models.labels import require_label
 from l2c_ray.registry import tracking
 from l2c_ray.registry.versions import RegisteredVersion, model_name
-from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Schedule
 from l2c_ray.serving.following import AliasFollower
 from l2c_ray.serving.schema import (
@@ -46,17 +47,23 @@ class Engine:
         """
         self._config = config
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._model = zoo.load(config.model, Path(config.checkpoint) if config.checkpoint else None, device)
-        self._solver = make_solver(config.sampler, config.steps, self._model)
-        self._guidance = zoo.guidance_of(config.model, "model", config.guidance_scale, config.guidance_rule)
-        self._pictures = Pictures(self._model, Path(config.vae) if config.vae else None, "vae", device)
+        self._pipeline = Pipeline.load(
+            config.model,
+            config.checkpoint,
+            sampler=config.sampler,
+            steps=config.steps,
+            guidance=zoo.guidance_of(config.model, "model", config.guidance_scale, config.guidance_rule),
+            device=device,
+        )
+        model = self._pipeline.model
+        self._pictures = Pictures(model, Path(config.vae) if config.vae else None, "vae", device)
         client = tracking.connect()
-        name = model_name(self._model.identity(), config.sampler, config.steps)
+        name = model_name(model.identity(), config.sampler, config.steps)
         self._alias = AliasFollower(client, name, config.alias, self._require_fit)
         self._alias.start(config.refresh_seconds)
 
     def close(self) -> None:
-        """Ends the following of the alias."""
+        """Stops following the alias."""
         self._alias.close()
 
     def generate(self, request: GenerationRequest) -> GenerationResponse:
@@ -69,8 +76,9 @@ class Engine:
         served = self._alias.served
         full = request.model == FULL
         seeds = range(request.seed, request.seed + request.n)
-        schedule, guidance = (None, self._guidance) if full else (served.schedule, served.schedule.sampler.guidance)
-        samples = Pipeline(self._model, self._solver, guidance).generate([request.label] * request.n, seeds, schedule)
+        schedule = None if full else served.schedule
+        pipeline = replace(self._pipeline, guidance=schedule.sampler.guidance) if schedule else self._pipeline
+        samples = pipeline.generate([request.label] * request.n, seeds, schedule)
         return GenerationResponse(
             created=int(time.time()),
             model=FULL if full else self._config.alias,
@@ -82,20 +90,22 @@ class Engine:
         )
 
     def models(self) -> ModelList:
-        """The ids that a request may name."""
+        """The model ids that requests may name."""
         scheduled = ModelEntry(id=self._config.alias, schedule=_described(self._alias.served.version))
         return ModelList(data=[scheduled, ModelEntry(id=FULL, schedule=None)])
 
     def _require_fit(self, schedule: Schedule) -> None:
-        schedule.require(self._model.identity(), self._solver.identity(schedule.sampler.guidance))
+        pipeline = self._pipeline
+        schedule.require(pipeline.model.identity(), pipeline.solver.identity(schedule.sampler.guidance))
 
     def _check(self, request: GenerationRequest) -> None:
         served = (self._config.alias, FULL)
         if request.model not in (None, *served):
             raise UnknownModelError("model", f"{request.model!r} is not served", f"take one of {', '.join(served)}")
-        classes = self._model.num_classes
-        if request.label >= classes:
-            raise UnfitRequestError("label", f"{request.label} is not a class", f"take 0..{classes - 1}")
+        try:
+            require_label(request.label, self._pipeline.model.num_classes, self._config.model)
+        except InvalidInputError as error:
+            raise UnfitRequestError(error.subject, error.problem, error.remedy) from error
         if request.n > self._config.max_images:
             raise UnfitRequestError("n", f"{request.n} are too many images", f"take 1..{self._config.max_images}")
         _, height, width = self._pictures.shape

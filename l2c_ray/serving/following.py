@@ -1,4 +1,4 @@
-"""Keeps up with an alias of the registry in a thread of its own, so that no request ever waits for the registry."""
+"""Follows an alias of the registry in its own thread, so that no request waits for the registry."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _log = logger(__name__)
 
 @dataclass(frozen=True)
 class Served:
-    """A version with its schedule, which are replaced together."""
+    """A version and its schedule, replaced together."""
 
     version: RegisteredVersion
     schedule: Schedule
 
 
 class AliasFollower:
-    """The schedule that has an alias; `served` may be read from any thread."""
+    """The schedule that has an alias; `served` can be read from any thread."""
 
     def __init__(self, client: MlflowClient, name: str, alias: str, require_fit: Callable[[Schedule], None]) -> None:
         """Fetches the schedule that has the alias now.
@@ -47,12 +47,12 @@ class AliasFollower:
         self.served = self._take(resolve(client, name, alias))
 
     def start(self, every_seconds: float) -> None:
-        """Looks the alias up again and again, until closed."""
+        """Looks the alias up periodically, until closed."""
         follow = threading.Thread(target=self._follow, args=(every_seconds,), name="alias-follower", daemon=True)
         follow.start()
 
     def close(self) -> None:
-        """Makes the lookup that is under way the last one, without waiting for it."""
+        """Stops after the lookup in progress, without waiting for it."""
         self._closed.set()
 
     def _follow(self, every_seconds: float) -> None:
@@ -60,7 +60,7 @@ class AliasFollower:
             self._look()
 
     def _look(self) -> None:
-        """Takes over the version that has the alias now; when that fails, the one that is served stays."""
+        """Serves the version that now has the alias; if that fails, the present one stays."""
         wanted = None
         try:
             version = resolve(self._client, self._name, self._alias)
@@ -68,7 +68,7 @@ class AliasFollower:
             if (version.uri, version.sha256) != (self.served.version.uri, self.served.version.sha256):
                 self.served = self._take(version)
         except Exception as error:
-            # An error in the registry, whatever it is, is no reason to stop serving or following.
+            # No error of the registry is a reason to stop serving or following.
             self._tell((wanted, type(error)), error)
         else:
             self._tell(None, None)
@@ -79,7 +79,7 @@ class AliasFollower:
         return Served(version, schedule)
 
     def _tell(self, trouble: tuple[int | None, type[Exception]] | None, error: Exception | None) -> None:
-        """Logs a trouble when it begins and when it is over, not at every lookup in between."""
+        """Logs a failure when it begins and when it ends, not at every lookup in between."""
         if trouble == self._trouble:
             return
         self._trouble = trouble

@@ -1,4 +1,4 @@
-"""Keeps requests out that were sent to another host's name, as those of DNS rebinding are."""
+"""Refusal of requests for other host names, against DNS rebinding."""
 
 import ipaddress
 import re
@@ -39,7 +39,7 @@ class KnownHosts:
 
 
 def _address_of(scope: Scope) -> str | None:
-    """Where the request came in; None where that is told by a name, which somebody may have made up."""
+    """The address that the request came in at; None where the server tells a name, which a client may have made up."""
     server = scope.get("server") or ("", None)
     try:
         return str(ipaddress.ip_address(server[0]))

@@ -13,7 +13,7 @@ from l2c_ray.serving.schema import GenerationRequest, GenerationResponse, Health
 
 
 def application(engine: Engine, hosts: Collection[str]) -> FastAPI:
-    """The routes over the engine, which one thread runs, so that the event loop stays free.
+    """The application with the engine's routes; the engine runs in one thread, so that the event loop stays free.
 
     Args:
         hosts: names of this service; see `ServingConfig.hosts`.

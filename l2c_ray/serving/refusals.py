@@ -19,7 +19,7 @@ def refusal(
     code: str | None = None,
     kind: ErrorType = "invalid_request_error",
 ) -> JSONResponse:
-    """The answer; `param` is the field at fault."""
+    """A response with OpenAI's error body; `param` is the field at fault."""
     body = ErrorBody(error=ErrorDetail(message=message, type=kind, param=param, code=code))
     return JSONResponse(body.model_dump(), status)
 
@@ -56,4 +56,4 @@ HANDLERS: dict[int | type[Exception], Callable[..., Any]] = {
     HTTPException: _refuse_route,
     Exception: _fail,
 }
-"""By error, what answers it."""
+"""Handlers by error class."""

@@ -1,4 +1,4 @@
-"""Requests and answers, after OpenAI's images API with a class label in place of a prompt."""
+"""Requests and responses after OpenAI's images API, with a class label in place of a prompt."""
 
 from typing import Annotated, Literal
 
@@ -31,7 +31,7 @@ class GeneratedImage(_Body):
 
 
 class ServedSchedule(_Body):
-    """Which version of which registered model made an answer."""
+    """The registered version that made an image."""
 
     name: str
     version: int
@@ -72,6 +72,6 @@ class ErrorDetail(_Body):
 
 
 class ErrorBody(_Body):
-    """What every request that gets no images is answered with."""
+    """Response body of a refused request."""
 
     error: ErrorDetail

@@ -1,1 +1,1 @@
-"""Files that appear whole, the tensors in them, objects in folders and in S3, and this machine's copies of those."""
+"""Files that appear whole, tensors in them, and objects and files of others in folders and in S3."""

@@ -6,10 +6,10 @@ from pathlib import Path
 
 
 def complete_account() -> None:
-    """Gives this process and its children a home folder and a user's name, where the machine knows neither.
+    """Sets `HOME` and `USER` for this process and its children if the machine knows neither.
 
-    MLflow cannot be imported without the one, and cannot make a run without the other. `$L2C_HOME` stands for the home
-    folder; where that is not given either there is none, as `files.home` tells.
+    MLflow needs a home folder to be imported and a user's name to make a run. `$L2C_HOME` stands in for the former;
+    without it there is none, and `files.home` says so.
     """
     try:
         Path.home()

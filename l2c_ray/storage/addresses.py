@@ -1,4 +1,4 @@
-"""What addresses of objects and the names under them may be, and the variables that say where S3 is."""
+"""Valid addresses of objects, valid names under them, and the variables that say where S3 is."""
 
 import os
 import re
@@ -7,7 +7,7 @@ from typing import NamedTuple
 from l2c_ray.errors import StorageError
 
 UNFINISHED = ".writing-"
-"""What the name of every file begins with that is being written; no object may be called so."""
+"""Prefix of the names of unfinished files; no name of an object begins with it."""
 
 VARIABLES = {
     "AWS_ENDPOINT_URL": "endpoint_url",
@@ -18,25 +18,35 @@ VARIABLES = {
     "AWS_SECRET_ACCESS_KEY": "aws_secret_access_key",
     "AWS_SESSION_TOKEN": "aws_session_token",
 }
-"""Where S3 is, by boto3's names for it; of two variables for one, the later counts."""
+"""Variables that say where S3 is, with boto3's names of the settings; the later of two for one setting counts."""
 
 _S3 = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?")
 _LONGEST_NAME = 1024
-"""Bytes of a key in S3."""
+"""Length limit of a key in S3, in bytes."""
 
 
 class S3Address(NamedTuple):
-    """A bucket, and what all keys in it begin with: empty, or a name without a slash at its end."""
+    """A bucket and a prefix of keys: empty, or a name without a slash at its end."""
 
     bucket: str
     prefix: str
+
+    @property
+    def address(self) -> str:
+        """In the form `s3://bucket/prefix`."""
+        return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+
+    @property
+    def key_prefix(self) -> str:
+        """Prefix of the keys, with a slash at its end unless it is empty."""
+        return f"{self.prefix}/" if self.prefix else ""
 
 
 def parse_s3(address: str) -> S3Address:
     """The parts of `s3://bucket/prefix`.
 
     Raises:
-        StorageError: it is no such address.
+        StorageError: it is not such an address.
     """
     match = _S3.fullmatch(address)
     prefix = (match[2] or "").removesuffix("/") if match else ""
@@ -46,10 +56,10 @@ def parse_s3(address: str) -> S3Address:
 
 
 def check_name(address: str, name: str) -> str:
-    """The name, if it is that of an object under the address: parts between slashes, none of which leads out.
+    """The name, checked to be that of an object under the address: parts between slashes, none of which leads out.
 
     Raises:
-        StorageError: it is not; names both.
+        StorageError: it is not such a name; names it and the address.
     """
     fault = _fault(name)
     if fault:
@@ -58,12 +68,12 @@ def check_name(address: str, name: str) -> str:
 
 
 def is_name(name: str) -> bool:
-    """Whether an object can be called so."""
+    """Whether the name is valid for an object."""
     return not _fault(name)
 
 
 def environment() -> dict[str, str]:
-    """The variables of this process by which another one reaches the same S3."""
+    """Variables of this process with which another one reaches the same S3."""
     return {name: os.environ[name] for name in VARIABLES if name in os.environ}
 
 

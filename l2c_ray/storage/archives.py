@@ -1,4 +1,4 @@
-"""Numpy's .npz archives from outside, read member by member and row by row: nothing in them can run."""
+"""Numpy's .npz archives from outside, read row by row without running anything; numpy.load reads whole arrays."""
 
 import io
 import math
@@ -20,11 +20,11 @@ _READERS = {
 }
 
 _NUMBERS = "buif"
-"""Numpy's kinds of types: truth values, whole numbers without and with sign, floating-point ones."""
+"""Numpy's kinds of dtypes: booleans, unsigned and signed integers, floating-point numbers."""
 
 
 class Header(NamedTuple):
-    """What a member says of itself."""
+    """Shape and dtype of a member."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -39,7 +39,6 @@ class Archive:
 
     def __init__(self, content: Path | bytes, source: str) -> None:
         self._source = source
-        # Open as long as the archive is.
         self._files = ExitStack()
         file = io.BytesIO(content) if isinstance(content, bytes) else self._files.enter_context(opened(content))
         with _typed_errors(source):
@@ -48,16 +47,16 @@ class Archive:
 
     @property
     def names(self) -> set[str]:
-        """Of the arrays."""
+        """Names of the arrays."""
         return {name.removesuffix(".npy") for name in self._members if name.endswith(".npy")}
 
     def header(self, name: str) -> Header:
-        """Shape and type of an array, without its values."""
+        """Shape and dtype of an array; its values are not read."""
         with self._open(name) as member:
             return self._header(name, member)
 
     def rows(self, name: str, at_a_time: int) -> Iterator[np.ndarray]:
-        """The array [n, ...] in pieces of up to so many rows, so that it need not fit into memory."""
+        """The array [n, ...] in pieces of up to `at_a_time` rows, so that it need not fit into memory."""
         with self._open(name) as member:
             shape, dtype = self._header(name, member)
             size = math.prod(shape[1:]) * dtype.itemsize
@@ -108,6 +107,6 @@ def _typed_errors(subject: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # Zipfile and numpy let through whatever damaged, encrypted or foreign content leads to.
+        # Damaged, encrypted or foreign content makes zipfile and numpy raise almost anything.
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise StorageError(subject, f"cannot be read ({reason})", "give a whole .npz file of numpy") from error

@@ -1,4 +1,4 @@
-"""The environment of this process and of all that it starts: places from the root on, loopback without a proxy."""
+"""Environment variables for this process and its children: absolute paths, and loopback without a proxy."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from l2c_ray.errors import ConfigError
 from l2c_ray.storage.places import absolute, require_lasting
 
 WRITTEN = ("L2C_HOME", "L2C_STORAGE", "L2C_STUDY_STORAGE", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
-"""Variables that name a folder, or an address that may be one of a file; what is written there has to last."""
+"""Variables that name a folder, or an address that may be that of a file; content written there must be kept."""
 
 READ = (
     "RAY_AUTH_TOKEN_PATH",
@@ -19,39 +19,39 @@ READ = (
     "AWS_SHARED_CREDENTIALS_FILE",
     "REQUESTS_CA_BUNDLE",
 )
-"""Variables that name a file or folder which need not last."""
+"""Variables that name a file or folder that may be temporary."""
 
 # Without the brackets of a URL: httpx, and so OpenAI's client, breaks on "[::1]".
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 _SQLITE = re.compile(r"(sqlite(?:\+\w+)?:///)([^?]+)(.*)", re.DOTALL)
 _FILE = re.compile(r"(file:)((?!//)[^?]+)(.*)", re.DOTALL)
-# A mistyped address (http:host) is none of a file either: whoever connects to it says what is wrong with it.
+# A mistyped address (http:host) is not that of a file either; connecting to it raises the error that explains it.
 _NO_FILES = re.compile(r":memory:|databricks(-uc)?|uc|\w[\w+.-]*:.*", re.DOTALL | re.ASCII)
 
 
-def settle() -> None:
-    """Changes the variables of this process to what `settled` says. Commands begin with it.
+def normalize() -> None:
+    """Sets the variables of this process to their `normalized` values; the first thing that every command does.
 
     Raises:
-        ConfigError: one names a place that a job would lose.
+        ConfigError: a variable names a place that a job would lose.
     """
-    os.environ.update(settled(os.environ))
+    os.environ.update(normalized(os.environ))
 
 
-def settled(variables: Mapping[str, str]) -> dict[str, str]:
-    """Variables that have to change, because processes in other folders inherit them, or because of a proxy.
+def normalized(variables: Mapping[str, str]) -> dict[str, str]:
+    """New values of the variables that name relative paths, which children in other folders inherit, and of `NO_PROXY`.
 
     Raises:
-        ConfigError: one names a relative place to write to, and this is a job; or it can be no path.
+        ConfigError: a variable names a relative place to write to, and this is a job; or it is not a valid path.
     """
     return {**dict(_places(variables)), **without_proxy(variables)}
 
 
 def without_proxy(variables: Mapping[str, str]) -> dict[str, str]:
-    """Values of `NO_PROXY` and `no_proxy` by which servers on this machine are reached directly."""
+    """Values of `NO_PROXY` and `no_proxy` that exclude loopback from the proxy."""
     lower, upper = variables.get("no_proxy", ""), variables.get("NO_PROXY", "")
-    # Where both are there most libraries read the one in small letters; where one is, it becomes both.
+    # Most libraries prefer the lower-case one; if only one is given it becomes both.
     given = {"no_proxy": lower or upper, "NO_PROXY": upper or lower}
     return {name: _with_loopback(hosts) for name, hosts in given.items()}
 

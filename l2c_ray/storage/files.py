@@ -14,11 +14,11 @@ from l2c_ray.errors import StorageError
 from l2c_ray.storage.addresses import UNFINISHED
 
 MOST_TEXT_BYTES = 16 << 20
-"""Size limit of a text file: a schedule of 1000 steps and 180 units with two coefficients each has half of it."""
+"""Size limit of a text file: a schedule of 1000 steps and 180 units with two coefficients each takes half of it."""
 
 
 def from_root(path: Path) -> Path:
-    """The path from the root on.
+    """The absolute path.
 
     Raises:
         StorageError: it is relative to a working folder that was deleted.
@@ -31,10 +31,10 @@ def from_root(path: Path) -> Path:
 
 
 def home() -> Path:
-    """Where everything goes that the user gave no place: `$L2C_HOME`, or `~/.l2c_ray`.
+    """Folder of everything that the user gave no other place: `$L2C_HOME`, or `~/.l2c_ray`.
 
     Raises:
-        StorageError: there is neither that variable nor a home directory; or see `from_root`.
+        StorageError: there is neither that variable nor a home directory; or as `from_root`.
     """
     try:
         return from_root(Path(os.environ.get("L2C_HOME") or "~/.l2c_ray").expanduser())
@@ -44,7 +44,7 @@ def home() -> Path:
 
 
 def make_writable(folder: Path) -> Path:
-    """The folder, made if missing.
+    """The folder, created if missing.
 
     Raises:
         StorageError: it cannot be made or written to.
@@ -60,10 +60,10 @@ def make_writable(folder: Path) -> Path:
 
 
 def require_writable(file: Path) -> None:
-    """Refuses a file that could not be written in the end; its missing folders are made.
+    """Refuses a file that could not be written in the end; creates its missing folders.
 
     Raises:
-        StorageError: it is a folder, or its name or folder is of no use.
+        StorageError: it is a folder, or cannot be written.
     """
     make_writable(file.parent)
     with cannot_be_written(file):
@@ -72,9 +72,10 @@ def require_writable(file: Path) -> None:
 
 
 def write_bytes(path: Path, content: bytes, mode: int = 0o666) -> Path:
-    """Writes the file so that it is either there whole or not at all; missing folders are made.
+    """Writes the file whole or not at all, and creates missing folders.
 
-    Its permissions are those of `mode` that the umask leaves, and never wider before it is whole.
+    Args:
+        mode: permissions, of which the umask removes some; at no time are they wider.
 
     Raises:
         StorageError: the file or its folder cannot be written.
@@ -85,14 +86,10 @@ def write_bytes(path: Path, content: bytes, mode: int = 0o666) -> Path:
 
 
 @contextmanager
-def writing(path: Path, mode: int = 0o666, new: bool = False) -> Iterator[IO[bytes]]:
-    """A file that takes its place, as by `write_bytes`, when the context ends without an error.
-
-    Args:
-        new: it takes no other file's place.
+def writing(path: Path, mode: int = 0o666) -> Iterator[IO[bytes]]:
+    """A file that appears at `path`, as by `write_bytes`, when the context ends without an error.
 
     Raises:
-        FileExistsError: it is `new` and there is one.
         StorageError: the file or its folder cannot be written.
     """
     make_writable(path.parent)
@@ -102,36 +99,21 @@ def writing(path: Path, mode: int = 0o666, new: bool = False) -> Iterator[IO[byt
             handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED)
             with os.fdopen(handle, "wb") as file:
                 yield file
-                finish(file, Path(temporary), path, mode, new)
+                file.flush()
+                os.fsync(file.fileno())
+                # Temporary files are made so that only their owner may read or write.
+                os.fchmod(file.fileno(), mode & ~_umask())
+                Path(temporary).replace(path)
     finally:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
 
 
-def finish(file: IO[bytes], temporary: Path, path: Path, mode: int = 0o666, new: bool = False) -> None:
-    """Gives what was written to the file at `temporary` its place; see `writing`.
-
-    Raises:
-        OSError: it cannot.
-    """
-    file.flush()
-    os.fsync(file.fileno())
-    # Temporary files are made so that only their owner may read or write.
-    os.fchmod(file.fileno(), mode & ~_umask())
-    if new:
-        # Unlike a rename, a link never takes another's place.
-        path.hardlink_to(temporary)
-    else:
-        temporary.replace(path)
-
-
 @contextmanager
 def cannot_be_written(path: Path) -> Iterator[None]:
-    """Makes errors of the file system `StorageError`s that name the path, but for a file that is there already."""
+    """Converts errors of the file system into a `StorageError` that names the path."""
     try:
         yield
-    except FileExistsError:
-        raise
     except OSError as error:
         raise StorageError(
             str(path), f"cannot be written ({error.strerror})", "free space or change the place"
@@ -140,10 +122,10 @@ def cannot_be_written(path: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds a lock that processes and threads of this machine get one after the other; it ends with its process.
+    """Holds a lock between the processes and threads of this machine; it is released when its process ends.
 
     Args:
-        path: of a file that is there while the lock is held or waited for.
+        path: a file that exists while the lock is held or waited for.
 
     Raises:
         StorageError: the file cannot be made.
@@ -153,7 +135,7 @@ def locked(path: Path) -> Iterator[None]:
             handle = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
-            # Whoever had it before has removed the file, and another may have been made since.
+            # The previous holder removed the file, and another process may have created it again.
             if _is_at(handle, path):
                 try:
                     yield
@@ -165,15 +147,15 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def write_text(path: Path, content: str, mode: int = 0o666) -> Path:
-    """As `write_bytes`, in UTF-8."""
+    """Writes text in UTF-8, as `write_bytes`."""
     return write_bytes(path, content.encode(), mode)
 
 
 def read_text(path: Path, most: int = MOST_TEXT_BYTES) -> str:
-    """The file's text, without the byte order mark that editors of Windows put before it.
+    """The file's text, without the byte order mark that editors on Windows add.
 
     Raises:
-        StorageError: it is missing, unreadable, larger than `most` bytes, no ordinary file, or not UTF-8.
+        StorageError: it is missing, unreadable, larger than `most` bytes, not a regular file, or not UTF-8.
     """
     try:
         return read_bytes(path, most).decode("utf-8-sig")
@@ -185,7 +167,7 @@ def read_bytes(path: Path, most: int) -> bytes:
     """The file's content.
 
     Raises:
-        StorageError: it is missing, unreadable, larger than `most` bytes, or no ordinary file.
+        StorageError: it is missing, unreadable, larger than `most` bytes, or not a regular file.
     """
     with opened(path) as file:
         try:
@@ -199,13 +181,13 @@ def read_bytes(path: Path, most: int) -> bytes:
 
 @contextmanager
 def opened(path: Path) -> Iterator[BufferedReader]:
-    """The file, to read. Devices and pipes, which may have no end or never answer, are refused.
+    """The file, open for reading; devices and pipes, which may never end or never answer, are refused.
 
     Raises:
-        StorageError: it is missing, unreadable, or no ordinary file.
+        StorageError: it is missing, unreadable, or not a regular file.
     """
     try:
-        # Without O_NONBLOCK a pipe would wait for somebody to write into it.
+        # Without O_NONBLOCK opening a pipe would wait for a writer.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         # ValueError: a null byte in the path.

@@ -6,17 +6,14 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
 from l2c_ray.errors import StorageError
 from l2c_ray.storage import addresses, files
-from l2c_ray.storage.objects import Found, ObjectStore
-
-_PIECE_BYTES = 1 << 20
+from l2c_ray.storage.objects import PIECE_BYTES, Found, ObjectStore, replaced
 
 
 class Folder(ObjectStore):
-    """Every object a file; folders come and go with what is in them. No link leads out."""
+    """A file for every object; folders come and go with the files in them. Links that lead out are refused."""
 
     def __init__(self, path: Path) -> None:
         self.address = str(path)
@@ -42,15 +39,7 @@ class Folder(ObjectStore):
             files.write_bytes(path, content)
             return
         with files.opened(content) as source, files.writing(path) as file:
-            shutil.copyfileobj(source, file, _PIECE_BYTES)
-
-    def put_new(self, name: str, content: bytes) -> bool:
-        try:
-            with files.writing(self._path(name), new=True) as file:
-                file.write(content)
-        except FileExistsError:
-            return False
-        return True
+            shutil.copyfileobj(source, file, PIECE_BYTES)
 
     def delete(self, name: str) -> None:
         path = self._path(name)
@@ -60,32 +49,16 @@ class Folder(ObjectStore):
             for parent in path.parents:
                 if parent == self._root:
                     break
-                # Only one that is empty goes.
+                # Fails for the first folder that is not empty.
                 parent.rmdir()
 
-    def _open(self, name: str, found: Found | None, start: int) -> tuple[Found, Iterator[bytes]]:
-        if self.find(name) is None:
-            raise self._missing(name)
+    def _pieces(self, name: str, found: Found) -> Iterator[bytes]:
         path = self._path(name)
-        with self._typed_errors(path):
-            file = path.open("rb")
-        there = _found(os.fstat(file.fileno()))
-        if found not in (None, there):
-            file.close()
-            raise self._replaced(name)
-        return there, self._pieces(name, file, there, start)
-
-    def _pieces(self, name: str, file: IO[bytes], there: Found, start: int) -> Iterator[bytes]:
-        with file:
-            file.seek(start)
-            while piece := self._read(name, file):
+        with self._typed_errors(path), files.opened(path) as file:
+            while piece := file.read(PIECE_BYTES):
                 yield piece
-            if file.tell() != there.size or _found(os.fstat(file.fileno())) != there:
-                raise self._replaced(name)
-
-    def _read(self, name: str, file: IO[bytes]) -> bytes:
-        with self._typed_errors(self._root / name):
-            return file.read(_PIECE_BYTES)
+            if _found(os.fstat(file.fileno())) != found:
+                raise replaced(f"{self.address}/{name}")
 
     def _names(self, top: Path) -> Iterator[str]:
         for folder, _, inside in os.walk(top, onerror=_unless_it_is_gone):
@@ -99,7 +72,7 @@ class Folder(ObjectStore):
         return link.is_file() and self._leads_inside(link)
 
     def _leads_inside(self, path: Path) -> bool:
-        # Unlike Path.resolve, this has no error for links that lead to each other; using them has.
+        # Unlike Path.resolve, this raises nothing for links that lead to each other; using them does.
         return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self._root))
 
     def _path(self, name: str) -> Path:

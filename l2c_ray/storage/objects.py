@@ -1,213 +1,117 @@
-"""Whole objects under one address, which is a folder or a prefix in a bucket of S3."""
+"""Whole objects by name: the interface of folders and of buckets of S3."""
 
 import hashlib
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import IO, NamedTuple
 from uuid import uuid4
 
-from l2c_ray.errors import StorageError, UnreachableError
-from l2c_ray.storage import addresses, files
-from l2c_ray.storage.addresses import environment
-from l2c_ray.storage.patience import Patience
-from l2c_ray.storage.places import absolute
+from l2c_ray.errors import StorageError
+from l2c_ray.storage import files
 
-__all__ = ["PATIENCE_SECONDS", "Found", "ObjectStore", "environment", "open_store"]
-
-PATIENCE_SECONDS = 60.0
-"""How long S3 may give nothing before it counts as away; an attempt that has begun by then takes up to 20 s more."""
-
-_PIECE_BYTES = 1 << 20
+PIECE_BYTES = 1 << 20
+"""Size of the pieces in which content is copied."""
 
 
 class Found(NamedTuple):
-    """What a store says of an object."""
+    """An object as its store describes it."""
 
     size: int
     """Bytes."""
     version: str
-    """Another one when the object is replaced."""
+    """Changes whenever the object is replaced."""
     digests: dict[str, str]
-    """What its content hashes to, by hashlib's name for the function and in hex; empty where nobody knows."""
+    """Hashes of its content in hex, by hashlib's name of the function; empty where the store knows none."""
 
 
 class ObjectStore(ABC):
-    """Objects by name, for instance `runs/first/settings.json`; one that is there is there whole.
+    """Objects by name, for instance `runs/first/settings.json`; an object appears whole or not at all.
 
-    Every method raises a `StorageError` where the place is not there or not this user's, or a name would lead out of
-    it. Where no server answers, work goes on when it comes back in time, and else ends with an `UnreachableError`.
+    Every method raises a `StorageError` if the place is missing, not this user's, or a name would lead out of it, and
+    an `UnreachableError` if the server is away until the retry deadline.
     """
 
     address: str
-    patience: float = PATIENCE_SECONDS
-    """Seconds without progress after which a server is given up."""
 
     @abstractmethod
     def names(self, under: str = "") -> set[str]:
-        """Of all objects, nested ones too, or of those whose names begin with `under` and a slash."""
+        """Names of all objects, nested ones too, or of those that begin with `under` and a slash."""
 
     @abstractmethod
     def find(self, name: str) -> Found | None:
-        """What there is of this name, if anything."""
+        """The object of this name; None if there is none."""
 
     @abstractmethod
     def put(self, name: str, content: bytes | Path) -> None:
-        """Writes the object, in place of one of this name: bytes, or what a file holds.
+        """Writes the object, in place of one of this name: bytes, or the content of a file.
 
-        When it returns the store has confirmed every byte. If it fails the object is what it was before. A process that
-        is killed meanwhile may leave parts in S3 that nobody sees, which a lifecycle rule of the bucket removes.
-        """
-
-    @abstractmethod
-    def put_new(self, name: str, content: bytes) -> bool:
-        """Writes the object if there is none of this name; whether it did.
-
-        Of several that try at the same moment exactly one succeeds in a folder, and on servers that decide in one go,
-        as S3 does. Others (Swift) look first and write then, and more than one may succeed in the time between.
-
-        Raises:
-            StorageError: the server knows no such condition. There is no way around it that would not lose an object
-                to another writer now and then.
+        Returns after the store has confirmed every byte. After a failure the object is as before. A process that is
+        killed may leave invisible parts in S3, which a lifecycle rule of the bucket removes.
         """
 
     @abstractmethod
     def delete(self, name: str) -> None:
-        """Removes the object, if it is there."""
+        """Removes the object if it is there."""
 
     def get(self, name: str, most: int | None = None) -> bytes:
-        """The object's content, compared with what it should hash to where the store knows that.
+        """The object's content, compared with its hash if the store knows one.
 
         Raises:
             StorageError: it is missing or damaged, has more than `most` bytes, or was replaced while it was read.
         """
-        there = self.find(name) if most is not None else None
-        if there and most is not None and there.size > most:
-            problem = f"has {there.size} bytes, more than the {most} that are expected at most"
-            raise StorageError(f"{self.address}/{name}", problem, "check the address")
         content = BytesIO()
-        found = self._receive(name, there, content)
-        if any(_hash(content, function) != digest for function, digest in found.digests.items()):
-            raise self._damaged(name)
+        self._copy(name, content, most)
         return content.getvalue()
 
-    def download(self, name: str, path: Path) -> str:
-        """The object's content as a file, which appears whole; gives its sha256 in hex.
-
-        What an earlier attempt left is gone on with, if the object is still the same. One process at a time works on
-        the file. Content is compared as by `get`.
+    def download(self, name: str, path: Path) -> None:
+        """Copies the object to a file, which appears whole; its content is compared with its hash as by `get`.
 
         Raises:
-            StorageError: the object is missing or damaged, was replaced while it was read, or the file cannot be
-                written, in which case nothing is left of it.
+            StorageError: the object is missing, damaged or was replaced, or the file cannot be written.
         """
-        found = self.find(name)
-        if found is None:
-            raise self._missing(name)
-        files.make_writable(path.parent)
-        # Of a length that any file system takes.
-        stem = f"{addresses.UNFINISHED}{_short(path.name)}"
-        partial = path.with_name(f"{stem}-{_short(f'{self.address}/{name} {found.version}')}")
-        with files.locked(path.with_name(f"{stem}.lock")), files.cannot_be_written(path):
-            for other in path.parent.glob(f"{stem}-*"):
-                if other != partial:
-                    other.unlink(missing_ok=True)
-            return self._complete(name, found, partial, path)
+        with files.writing(path) as file:
+            self._copy(name, file)
 
     def check_writable(self) -> None:
-        """Writes an object and removes it again.
+        """Writes an object and removes it.
 
         Raises:
-            StorageError: it cannot.
+            StorageError: it cannot be written.
         """
         name = f"check-{uuid4().hex}"
         self.put(name, b"")
         self.delete(name)
 
     @abstractmethod
-    def _open(self, name: str, found: Found | None, start: int) -> tuple[Found, Iterator[bytes]]:
-        """The object and its content from a byte on; `StorageError` if it is not the one that was found before."""
+    def _pieces(self, name: str, found: Found) -> Iterator[bytes]:
+        """Content of the object that was found; raises a `StorageError` if it was replaced since."""
 
-    def _complete(self, name: str, found: Found, partial: Path, path: Path) -> str:
-        resumed = partial.exists()
-        try:
-            with partial.open("ab+") as file:
-                if file.tell() > found.size:
-                    file.seek(0)
-                    file.truncate()
-                self._receive(name, found, file)
-                hashes = {function: _hash(file, function) for function in ("sha256", *found.digests)}
-                if file.tell() == found.size and found.digests.items() <= hashes.items():
-                    files.finish(file, partial, path)
-                    return hashes["sha256"]
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
-        partial.unlink()
-        if not resumed:
-            raise self._damaged(name)
-        # What was left of the earlier attempt may be to blame.
-        return self._complete(name, found, partial, path)
-
-    def _receive(self, name: str, found: Found | None, sink: IO[bytes]) -> Found:
-        """Writes to the sink what it lacks."""
-        patience = Patience(self.patience)
-        while found is None or sink.tell() < found.size:
-            try:
-                found, pieces = self._open(name, found, sink.tell())
-                for piece in pieces:
-                    sink.write(piece)
-                    patience.renew()
-            except UnreachableError as error:
-                patience.wait(error)
-        return found
-
-    def _missing(self, name: str) -> StorageError:
-        return StorageError(f"{self.address}/{name}", "is not there", "check the name")
-
-    def _damaged(self, name: str) -> StorageError:
-        return StorageError(f"{self.address}/{name}", "is not what was put there: its hash is another", "put it again")
-
-    def _replaced(self, name: str) -> StorageError:
-        return StorageError(f"{self.address}/{name}", "was replaced while it was read", "read it again")
+    def _copy(self, name: str, sink: IO[bytes], most: int | None = None) -> None:
+        subject = f"{self.address}/{name}"
+        found = self.find(name)
+        if found is None:
+            raise missing(subject)
+        if most is not None and found.size > most:
+            problem = f"has {found.size} bytes, more than the {most} that are expected at most"
+            raise StorageError(subject, problem, "check the address")
+        hashes = {function: hashlib.new(function, usedforsecurity=False) for function in found.digests}
+        size = 0
+        for piece in self._pieces(name, found):
+            sink.write(piece)
+            size += len(piece)
+            for state in hashes.values():
+                state.update(piece)
+        if size != found.size or any(hashes[each].hexdigest() != digest for each, digest in found.digests.items()):
+            raise StorageError(subject, "is not what was put there: its hash is another", "put it again")
 
 
-def open_store(
-    address: str, environment: Mapping[str, str] = os.environ, patience: float = PATIENCE_SECONDS
-) -> ObjectStore:
-    """The store at a folder's path, which need not be there yet, or at `s3://bucket/prefix`.
-
-    Args:
-        environment: where AWS_ENDPOINT_URL, AWS_REGION and the keys are looked up; for what is not there boto3 looks
-            into its own places.
-        patience: seconds without progress after which a server is given up.
-
-    Raises:
-        StorageError: it is no such address.
-    """
-    if "://" not in address:
-        from l2c_ray.storage.folder import Folder
-
-        try:
-            return Folder(absolute(address))
-        except ValueError as error:
-            raise StorageError(address, str(error), "give a folder or s3://bucket/prefix") from error
-    # Loading boto3 takes half a second, which whoever uses folders need not wait for.
-    from l2c_ray.storage.bucket import Bucket
-
-    return Bucket(addresses.parse_s3(address), environment, patience)
+def missing(subject: str) -> StorageError:
+    """Error for an object that is not there."""
+    return StorageError(subject, "is not there", "check the name")
 
 
-def _hash(content: IO[bytes], function: str) -> str:
-    """In hex, of all of the content, at whose end this leaves it."""
-    content.seek(0)
-    state = hashlib.new(function, usedforsecurity=False)
-    while piece := content.read(_PIECE_BYTES):
-        state.update(piece)
-    return state.hexdigest()
-
-
-def _short(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def replaced(subject: str) -> StorageError:
+    """Error for an object of which another version appeared during a read."""
+    return StorageError(subject, "was replaced while it was read", "read it again")

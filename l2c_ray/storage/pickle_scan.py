@@ -1,7 +1,7 @@
-"""Looks a pickle over by its opcodes, before anything is built of it.
+"""A scan of a pickle's opcodes before anything is built of it.
 
-Torch's restricted unpickler calls only what it knows, but that as often and with as much as a pickle says: a few bytes
-may copy one long string a thousand times, or make a key that takes centuries to hash.
+Torch's restricted unpickler calls only allowed functions, but as often as a pickle says: a few bytes may copy one long
+string a thousand times, or make a key that takes centuries to hash. No library checks for that.
 """
 
 import pickletools
@@ -17,11 +17,11 @@ MOST_BYTES = 16 << 20
 """Size limit of the pickles in a file, tensors' numbers apart: 100,000 tensors have as many."""
 
 _MOST_OPCODES = 1_000_000
-"""Some of one byte make an object of two hundred."""
+"""Opcode limit; one byte may make an object of two hundred."""
 _MOST_HASHED = 100_000
-"""Values of tuples that are used again, each as often as they are."""
+"""Limit of the values of tuples that are used again, counted once for each use."""
 _MOST_DEPTH = 500
-"""Depth limit of tuples within tuples: Python hashes them without a look at its stack."""
+"""Depth limit of nested tuples: Python hashes them without checking its stack."""
 
 _PATHS = [f"{pure}{system}Path" for pure in ("", "Pure") for system in ("Posix", "Windows")] + ["Path", "PurePath"]
 _NUMPY = [f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")]
@@ -33,20 +33,20 @@ NEVER_MADE = (
     *_NUMPY,
     *(f"{module}.{name}" for module in ("pathlib", "pathlib._local") for name in _PATHS),
 )
-"""Names beside torch's that files hold, to be read with a stand-in for each."""
+"""Names that files hold beside torch's; each is read as a placeholder."""
 
 _NOT_OF_WEIGHTS = re.compile(r"torch\._utils\._rebuild_(qtensor|nested_tensor|device_tensor_\w+|wrapper_subclass)")
-"""Names of torch's list that take memory for nothing, or hide what a tensor is."""
+"""Names allowed by torch that waste memory or hide the kind of a tensor."""
 _NEVER_CALLED = re.compile(r"torch\.[\w.]*(Tensor|Storage)")
-"""Classes that files hold by name alone; called with a number, they take as much memory."""
+"""Classes that files only name; a call with a number would allocate as many bytes."""
 _TAKES_A_COPY = {"builtins.bytearray", "builtins.set", "collections.Counter", "collections.OrderedDict", "torch.Size"}
 _DECODES = {"_codecs.encode", "builtins.bytearray"}
 _SETS_ATTRIBUTES = {"torch._tensor._rebuild_from_type_v2", "torch._utils._rebuild_parameter_with_state"}
-"""They copy their last argument as the opcode BUILD does."""
+"""Functions that copy their last argument, as the opcode BUILD does."""
 
 
 class UnwantedPickleError(Exception):
-    """A pickle asks for more than weights need; the text says for what."""
+    """A pickle asks for more than weights need; the message says for what."""
 
 
 class _Kind(Enum):
@@ -57,17 +57,17 @@ class _Kind(Enum):
     NAME = auto()
     TUPLE = auto()
     OBJECT = auto()
-    """It may have grown to any size since it was seen."""
+    """Mutable, so of any size by now."""
     SHARED_OBJECT = auto()
-    """One that something else may hold too, so that what copies it may do so again."""
+    """A mutable object that another value may hold too, so that it may be copied again."""
 
 
 class _Sketch(NamedTuple):
-    """A value as far as the scan remembers it."""
+    """The scan's record of a value: its kind and its size."""
 
     kind: _Kind
     values: int = 1
-    """In a tuple, those of tuples within it included: to hash it takes as long."""
+    """Number of values, nested tuples included; hashing takes time in proportion."""
     depth: int = 0
     """Depth of tuples within one another."""
     characters: int = 0
@@ -107,7 +107,7 @@ class _Scanner:
         self._hashed = 0
 
     def follow(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
-        """Does with sketches what the opcode does with values."""
+        """Applies the opcode to the sketches on the stack."""
         taken = self._take(opcode)
         match opcode.name:
             case "BINPUT" | "LONG_BINPUT":
@@ -135,7 +135,7 @@ class _Scanner:
                 self._stack += [_NUMBER if kind in _NUMBERS else _OBJECT for kind in opcode.stack_after]
 
     def _take(self, opcode: pickletools.OpcodeInfo) -> list[_Sketch]:
-        """The values that the opcode takes from the stack, its mark left out."""
+        """Values that the opcode takes from the stack, without its mark."""
         wanted, marked = opcode.stack_before, []
         if pickletools.markobject in wanted:
             while (top := self._stack.pop()).kind is not _Kind.MARK:
@@ -144,7 +144,7 @@ class _Scanner:
         return [self._stack.pop() for _ in wanted][::-1] + marked[::-1]
 
     def _shared(self, value: _Sketch) -> _Sketch:
-        """A value that is used once more, which may be as a key that is hashed once more."""
+        """The value, counted as used once more, possibly as a key that is hashed."""
         self._hashed += value.values - 1
         if self._hashed > _MOST_HASHED:
             raise UnwantedPickleError("it copies what it holds again and again")
@@ -177,19 +177,19 @@ def _shared(value: _Sketch) -> _Sketch:
 
 
 def _require_own(state: _Sketch) -> None:
-    """Refuses attributes that something else has too: they are copied, alone or as one of a pair."""
+    """Refuses attributes that another value holds too: they are copied, alone or as one of a pair."""
     for part in (state, *(state.parts if len(state.parts) == 2 else ())):
         if part.kind is _Kind.SHARED_OBJECT:
             raise UnwantedPickleError("it copies what it holds again and again")
 
 
 def _is_latin(arguments: tuple[_Sketch, ...]) -> bool:
-    """Whether they are a text that bytes are written as; other encodings may take time that grows with its square."""
+    """Whether they are text in Latin-1, the form of bytes; other encodings may take quadratic time."""
     return [part.kind for part in arguments] == [_Kind.TEXT] * 2 and arguments[1].text in ("latin1", "latin-1")
 
 
 def _imported(argument: str) -> _Sketch:
-    """The name as torch sees it, which takes those of Python 2 for those of Python 3."""
+    """The name as torch resolves it, with Python 2's names mapped to Python 3's."""
     module, _, own = argument.partition(" ")
     module, own = NAME_MAPPING.get((module, own), (IMPORT_MAPPING.get(module, module), own))
     name = f"{module}.{own}"

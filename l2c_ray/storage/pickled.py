@@ -15,29 +15,29 @@ from l2c_ray.storage.pickle_scan import MOST_BYTES, NEVER_MADE, UnwantedPickleEr
 from l2c_ray.storage.tensors import opened_weights
 
 _PICKLES_OF_LEGACY = 5
-"""In a file of before torch 1.6: magic number, version, machine, what was saved, and the keys of its storages."""
+"""Pickles in a file of before torch 1.6: magic number, version, machine, the saved object, keys of its storages."""
 
 
 class Unread:
-    """Stands for a value beside the tensors that has a class of its own: nothing is called to make it."""
+    """Placeholder for a value that is neither tensor nor plain; nothing is called to make it."""
 
     def __new__(cls, *arguments: object) -> "Unread":
         return super().__new__(cls)
 
     def __setstate__(self, state: object) -> None:
-        """Leaves it as it is."""
+        """Ignores the state."""
 
 
 _TORCHS_LIST = threading.Lock()
-"""Torch has one list of what may be made, for all threads."""
+"""Guards torch's list of allowed classes, which all threads share."""
 
 
 def read_pickled(path: Path) -> Any:
     """Tensors in lists and dictionaries, as `torch.save` wrote them, with plain values.
 
-    Numbers of numpy, paths and argparse namespaces come as `Unread`. Torch's restricted unpickler calls nothing but
-    what builds the others, and refuses the file at the first other name. No file takes more memory than it weighs,
-    but for the little that its pickle may make.
+    Numpy's numbers, paths and argparse namespaces are read as `Unread`. Torch's restricted unpickler calls only
+    functions that build the other values, and refuses any other name. No file takes more memory than its size,
+    except for the little that its pickle may make.
 
     Raises:
         CheckpointError: the file is missing, truncated, no such pickle, or would run something.
@@ -57,14 +57,14 @@ def read_pickled(path: Path) -> Any:
                 "save the model's tensors by name and nothing else, or get them from who made it",
             ) from error
         except Exception as error:
-            # Torch lets whatever a broken file leads to through.
+            # Broken files make torch raise almost anything.
             raise CheckpointError(
                 str(path), f"cannot be read ({_reason(error)})", "give a whole file of torch.save"
             ) from error
 
 
 def _strip(content: Any) -> None:
-    """Takes from tensors and dictionaries the attributes that the file gave them, which may hide their methods."""
+    """Removes attributes that the file gave to tensors and dictionaries, which may hide their methods."""
     waiting, seen = [content], set()
     while waiting:
         value = waiting.pop()
@@ -80,7 +80,7 @@ def _strip(content: Any) -> None:
 
 
 def _look_over(file: IO[bytes]) -> None:
-    """Refuses what would cost far more than the file weighs, or run something, before torch reads it."""
+    """Refuses a file that would run something, or take far more memory than its size, before torch reads it."""
     is_zip = file.read(4) == b"PK\x03\x04"
     file.seek(0)
     if not is_zip:

@@ -1,4 +1,4 @@
-"""Places as users write them: from the root on where the user is, and none that a job would lose with its folder."""
+"""Paths as users write them: made absolute, and refused if a job would lose them with its folder."""
 
 import os
 from collections.abc import Mapping
@@ -10,47 +10,44 @@ from l2c_ray.storage.files import from_root, home
 _HOME = "$L2C_HOME"
 
 _SET_BY_RAY = ("RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_RAYLET_PID")
-"""The first, really called so by Ray, for what `ray job submit` runs; the second for workers, as of Ray Serve."""
+"""Set by Ray: the first (really its name) for what `ray job submit` runs, the second for workers, as of Ray Serve."""
 
 LOST = "is relative, and what a job writes to its own folder on the cluster is lost with that folder"
 WAY_OUT = "give a path from the root on"
 
 
 def absolute(path: str, folder: Path = Path()) -> Path:
-    """The path from the root on, a relative one from `folder` on.
+    """The absolute path; a relative one is taken from `folder`.
 
-    `~` and `$L2C_HOME` at its beginning stand for the folders of these names.
+    A leading `~` or `$L2C_HOME` stands for that folder.
 
     Raises:
-        ValueError: it can be no path.
+        ValueError: it is not a valid path.
         StorageError: it is relative to a working folder that was deleted.
     """
     return from_root(folder / _expanded(path))
 
 
 def is_a_job(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether the process runs in a folder of Ray's, in which the cluster runs jobs and workers.
-
-    A submission's folder is copied into one, which is removed sooner or later.
-    """
+    """Whether the process runs in a temporary copy of a submitted folder, as jobs and workers of Ray do."""
     return any(name in environment for name in _SET_BY_RAY)
 
 
 def is_lost(path: str, environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether what is written there is lost with such a folder.
+    """Whether content written there is lost with the temporary folder of a job.
 
     Raises:
-        ValueError: it can be no path.
+        ValueError: it is not a valid path.
     """
     return is_a_job(environment) and not _expanded(path).is_absolute()
 
 
 def require_lasting(subject: str, path: str, environment: Mapping[str, str] = os.environ) -> None:
-    """Refuses a place to write to that is lost; `subject` is what names it.
+    """Refuses a place to write to that a job would lose; `subject` names it in the error.
 
     Raises:
-        ConfigError: it is lost.
-        ValueError: it can be no path.
+        ConfigError: the job would lose it.
+        ValueError: it is not a valid path.
     """
     if is_lost(path, environment):
         raise ConfigError(subject, LOST, WAY_OUT)

@@ -1,4 +1,4 @@
-"""Tensors in safetensors files, of which nothing can run, and what makes a tensor one of weights."""
+"""Tensors in safetensors files, which cannot run anything, and the check that a tensor can be weights."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from l2c_ray.errors import CheckpointError, StorageError
 from l2c_ray.storage import files
 
 _LENGTH_BYTES = 8
-"""A safetensors file begins with its header's length."""
+"""Size of the header's length, with which a safetensors file begins."""
 _WEIGHTS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -23,7 +23,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> Path:
 
 
 def serialize_tensors(tensors: Mapping[str, Tensor]) -> bytes:
-    """What a safetensors file of them holds."""
+    """Content of a safetensors file with the tensors."""
     return safetensors.torch.save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()})
 
 
@@ -39,7 +39,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def parse_tensors(content: bytes, source: str) -> dict[str, Tensor]:
-    """As `read_tensors`, of a file's content; `source` is named in errors."""
+    """The tensors in the content of a safetensors file; `source` is named in errors, as by `read_tensors`."""
     with _typed_errors(source):
         _require_short_header(content[:_LENGTH_BYTES])
         return safetensors.torch.load(content)
@@ -47,10 +47,10 @@ def parse_tensors(content: bytes, source: str) -> dict[str, Tensor]:
 
 @contextmanager
 def opened_weights(path: Path) -> Iterator[BufferedReader]:
-    """The file, to read, as by `files.opened`.
+    """The file, open for reading as by `files.opened`.
 
     Raises:
-        CheckpointError: it is missing, unreadable, or no ordinary file.
+        CheckpointError: it is missing, unreadable, or not a regular file.
     """
     try:
         with files.opened(path) as file:
@@ -60,7 +60,7 @@ def opened_weights(path: Path) -> Iterator[BufferedReader]:
 
 
 def flaw(value: object, shape: tuple[int, ...] | None = None) -> str | None:
-    """Why a value of a file is no tensor of weights of this shape, of any if none is given; None if it is one."""
+    """Reason why a value is not a tensor of weights of this shape (any if None); None if it is one."""
     if not isinstance(value, Tensor):
         return "is no tensor"
     if value.dtype not in _WEIGHTS:
@@ -92,6 +92,6 @@ def _typed_errors(source: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # Torch lets through whatever a header of shapes and types that it does not know leads to.
+        # Unknown shapes and dtypes in a header make torch raise almost anything.
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(source, f"cannot be read ({reason})", "give a whole safetensors file") from error

@@ -1,4 +1,4 @@
-"""Zip archives from outside, of which only such are opened that every reader sees alike."""
+"""Zip archives from outside; one that two readers could see differently is refused, as no library does."""
 
 import io
 import os
@@ -7,20 +7,20 @@ from typing import IO, Any
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 _END = struct.Struct("<4s8xLLH")
-"""End of an archive: signature, then size and place of its directory, then the length of a comment."""
+"""End record: signature, size and offset of the directory, length of a comment."""
 _LOCATOR = struct.Struct("<4s4xQ4x")
-"""Before the end of a large one: signature, and the place of what follows."""
+"""Zip64 locator: signature and offset of the zip64 end record."""
 _LARGE_END = struct.Struct("<4s36xQQ")
-"""Signature, then size and place of the directory."""
+"""Zip64 end record: signature, size and offset of the directory."""
 _NAME_LENGTHS = struct.Struct("<26xHH")
-"""Lengths, in a member's own header, of the name and the extra fields that follow it."""
+"""Local file header: lengths of the name and of the extra fields that follow it."""
 
 
 def members(archive: ZipFile) -> dict[str, ZipInfo]:
     """The archive's members by name.
 
     Raises:
-        ValueError: two have one name, of which readers differ in which they take, or one is encrypted or of two sizes.
+        ValueError: two members share a name, so that readers differ, or one is encrypted or has two sizes.
     """
     found: dict[str, ZipInfo] = {}
     for member in archive.infolist():
@@ -34,10 +34,10 @@ def members(archive: ZipFile) -> dict[str, ZipInfo]:
 
 
 def stored_members(file: IO[bytes]) -> dict[str, ZipInfo]:
-    """The members of an archive that has them as they are, so that none takes more memory than the file weighs.
+    """Members of an archive without compression, so that none takes more memory than the file.
 
     Raises:
-        BadZipFile, ValueError: it is damaged, has a member that is compressed, or claims more than there is.
+        BadZipFile, ValueError: it is damaged, has a compressed member, or members larger than the file.
     """
     size = file.seek(0, os.SEEK_END)
     archive = ZipFile(file)
@@ -48,12 +48,12 @@ def stored_members(file: IO[bytes]) -> dict[str, ZipInfo]:
         if member.compress_type != ZIP_STORED:
             raise ValueError(f"{name} is compressed")
     if sum(member.file_size for member in found.values()) > size:
-        raise ValueError("its members claim more than the file has")
+        raise ValueError("its members are larger than the file")
     return found
 
 
 def content(file: IO[bytes], member: ZipInfo) -> io.BytesIO:
-    """Bytes of a stored member, whatever its checksum, which torch leaves out if it is told to."""
+    """Bytes of a stored member; its checksum is not compared, since torch may leave it out."""
     file.seek(member.header_offset)
     name, further = _NAME_LENGTHS.unpack(file.read(_NAME_LENGTHS.size))
     file.seek(name + further, os.SEEK_CUR)
@@ -61,7 +61,7 @@ def content(file: IO[bytes], member: ZipInfo) -> io.BytesIO:
 
 
 def _directory_place(file: IO[bytes], size: int) -> int:
-    """Where the archive's end says that the directory is; zipfile also finds it elsewhere, and torch then another."""
+    """Offset of the directory by the end record; zipfile would also find one elsewhere, and torch another."""
     end = size - _END.size
     signature, _, place, comment = _read(_END, file, end)
     if signature != b"PK\x05\x06" or comment:

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from l2c_ray.caching.executor import ScheduleExecutor
 from l2c_ray.config.learn import LearnConfig
-from l2c_ray.learning.trajectory_learner import TrajectoryLearner
+from l2c_ray.learning.trajectory.learner import TrajectoryLearner
 from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.models.macs import count_macs
 from l2c_ray.sampling.loop import noise_from_seeds, sample_images

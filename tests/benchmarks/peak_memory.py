@@ -11,7 +11,7 @@ import torch
 from published_loop import PublishedLoop
 
 from l2c_ray.config.learn import LearnConfig
-from l2c_ray.learning.trajectory_learner import TrajectoryLearner
+from l2c_ray.learning.trajectory.learner import TrajectoryLearner
 from l2c_ray.models import zoo
 from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.sampling.solver import Solver
@@ -35,7 +35,7 @@ def learn_within_a_budget(model: CacheableTransformer, solver: Solver) -> None:
     values = {
         "model": {"name": MODEL},
         "router": {"budget": 0.5},
-        "training": {"iterations": 1, "batch_size": OUR_BATCH, "images_at_once": 1},
+        "training": {"iterations": 1, "batch_size": OUR_BATCH, "micro_batch_size": 1},
     }
     TrajectoryLearner(LearnConfig.parse(values, source="benchmark"), model, solver).step(lambda shared: shared)
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from l2c_ray.learning.objective import interpolate, record
-from l2c_ray.learning.router import Router
+from l2c_ray.learning.l2c.pair_error import interpolate, record
+from l2c_ray.learning.l2c.router import Router
 from l2c_ray.models.base import CacheableTransformer, compute_all
 from l2c_ray.sampling.solver import Solver
 

@@ -1,4 +1,4 @@
-"""What eight budgets cost in one run, by the cost of one budget from scratch that ends as well.
+"""Cost of eight budgets in one run, relative to one budget learned alone to the same error.
 
 The run is that of jobs/configs/digits-frontier.toml, whose schedules ship in the package. One budget gets a third of
 its iterations, on as many images each. If it ends with more error than the run has there, then to end as well it would

@@ -17,7 +17,7 @@ from l2c_ray.schedule import (
 )
 
 UNITS = 56
-"""As DiT-XL/2 has."""
+"""Number of units of DiT-XL/2."""
 FEW_STEPS = MOST_STEPS // 8
 REPEATS = 9
 MOST_TIMES_LINEAR = 2
@@ -50,6 +50,6 @@ def schedule(steps: int) -> Schedule:
 
 
 def seconds(text: str) -> float:
-    """Of the processor, the least of three, without the garbage collector, as timeit measures."""
+    """CPU time, the least of three, without the garbage collector, as timeit measures."""
     reading = timeit.Timer(lambda: Schedule.from_json(text, source="test"), timer=time.process_time)
     return min(reading.repeat(repeat=3, number=1))

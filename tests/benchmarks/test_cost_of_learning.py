@@ -1,4 +1,4 @@
-"""What it takes to learn a schedule: the paper's loop as published, beside learning within the budget it ended with.
+"""Time to learn a schedule: the paper's loop as published, beside learning within the budget it ended with.
 
 Both in one process on the same threads, in turns, each repeat with a seed of its own. The paper's loop runs as long as
 jobs/configs/digits.toml has it; ours is given a fixed, small number of iterations at the same compute share.
@@ -29,7 +29,7 @@ from l2c_ray.schedule import Table
 REPEATS = 5
 THREADS = 2
 PAIRS, BATCH, WEIGHT, RATE = 600, 16, 8e-5, 0.1
-"""Of jobs/configs/digits.toml, whose two workers take 8 images each."""
+"""Batch of jobs/configs/digits.toml, whose two workers take 8 images each."""
 ITERATIONS, IMAGES = 18, 4
 MOST_OF_THE_TIME = 1 / 3
 

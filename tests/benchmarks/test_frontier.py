@@ -6,7 +6,7 @@ What was tried and did not help:
 - lambda alone, with 40 updates of each row at learning rate 0.05: the logits could not leave 0.5 behind, and the
   threshold cut through a heap of undecided scores (1.6 times the error at the same share).
 - timesteps spaced as DiT's authors do (from 999 to 0): the last evaluation, at timestep 0, changes nothing, so
-  every rule gets one free step and the full run wastes one.
+  every rule gets one free step and the baseline wastes one.
 - Lambda 3.5e-4 in digits-fast.toml: 0.335 of the fixed interval's error, but at a share of 0.563.
 """
 

@@ -61,6 +61,6 @@ def test_measured_speedup_is_what_the_products_promise(
 
 
 def l2c(*arguments: object) -> str:
-    """What the command prints; how it goes is on stderr."""
+    """The command's output; progress is on stderr."""
     command = [str(L2C), *(str(argument) for argument in arguments)]
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout

@@ -19,15 +19,12 @@ from real_cluster import REPOSITORY
 from torch import Tensor
 
 from l2c_ray.config.learn import LearnConfig
-from l2c_ray.data import digits
 from l2c_ray.distributed import cluster as ray_cluster
-from l2c_ray.distributed.mailbox import open_mailbox
-from l2c_ray.distributed.trainer import train
-from l2c_ray.learning.learners import make_learner
+from l2c_ray.distributed.run import Run
+from l2c_ray.distributed.run_monitor import open_monitor
+from l2c_ray.distributed.trainer import train_on_workers
 from l2c_ray.learning.progress import Progress
-from l2c_ray.models import zoo
-from l2c_ray.sampling.solvers import make_solver
-from l2c_ray.storage.objects import open_store
+from l2c_ray.storage.opening import open_store
 
 REPEATS = 5
 LEAST_SPEEDUP = 1.85
@@ -56,8 +53,8 @@ def samples_per_second(storage: Path, config: str, workers: int, repeat: int) ->
         if news:
             seen.append((time.perf_counter(), news[-1].iteration))
 
-    with open_mailbox(name) as mailbox:
-        train(settings, name, open_store(str(storage)), mailbox, note)
+    with open_monitor(name) as monitor:
+        train_on_workers(settings, name, open_store(str(storage)), monitor, note)
     (first_time, first), (last_time, last) = next(each for each in seen if each[1] >= _SETTLED), seen[-1]
     return workers * settings.training.batch_size * (last - first) / (last_time - first_time)
 
@@ -65,9 +62,7 @@ def samples_per_second(storage: Path, config: str, workers: int, repeat: int) ->
 def bytes_shared(config: str) -> int:
     """The most that one worker of two hands to the others in an iteration, counted."""
     settings = read(config, "training.iterations=5")
-    model = zoo.load(settings.model.name)
-    solver = make_solver(settings.sampler.name, settings.sampler.steps, model)
-    learner = make_learner(settings, model, solver, digits.load())
+    learner = Run.prepare(settings).learner
     sizes: list[int] = []
 
     def note(shared: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a study costs beside its trials, how it scales, and what it finds beside random search and evolution over bits.
+"""Cost of a study beside its trials, its scaling, and its results beside random search and evolution over bits.
 
 The last one gives each method the same time, for each seed; `L2C_SEARCH_SECONDS` and `L2C_SEARCH_ITERATIONS` make it
 longer.
@@ -24,19 +24,20 @@ from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.config.search import SearchConfig
 from l2c_ray.data import digits
 from l2c_ray.distributed import cluster as ray_cluster
-from l2c_ray.distributed.learn import load_pipeline
-from l2c_ray.distributed.trials import Environment, RayTrials, TrialTask
-from l2c_ray.evaluation.candidates import full_run, scheduled
+from l2c_ray.distributed.trial import Environment, TrialTask, run_trial
+from l2c_ray.distributed.trials import RayTrials, RunTrial
+from l2c_ray.evaluation.candidates import baseline, scheduled
+from l2c_ray.evaluation.comparison import Comparison
 from l2c_ray.evaluation.cost import make_schedule
 from l2c_ray.evaluation.frontier import RememberingSampler, Sampler, measure
 from l2c_ray.schedule import Provenance, Schedule, Table
 from l2c_ray.search.driver import drive
 from l2c_ray.search.frontier import finished_trials
 from l2c_ray.search.leases import Ledger
-from l2c_ray.search.results import Point, Result
+from l2c_ray.search.results import Result, ScheduleMeasurement
 from l2c_ray.search.space import make_space
 from l2c_ray.search.storage import StudyStorage
-from l2c_ray.search.study import Objective, open_study
+from l2c_ray.search.study import StudyObjective, open_study
 
 CONFIG = REPOSITORY / "jobs" / "configs" / "digits-lambda-search.toml"
 TRIVIAL_TRIALS = 300
@@ -49,16 +50,16 @@ FEW_IMAGES = ("learn.evaluation.images=64",)
 QUICK = (f"learn.training.iterations={ITERATIONS}", "learn.router.initial_logit=0.5", *FEW_IMAGES)
 """Logits that begin near the threshold, since they have not long to get there."""
 LEAST_VOLUME = {"random search": 0.95, "NSGA-II over bits": 1.0}
-"""Of each, at least. Within a few minutes a sampler learns little, so beside random search it should lose nothing."""
+"""Least hypervolume relative to each. In a few minutes a sampler learns little: it should not lose to random search."""
 TRIALS = 24
 """More than there is time for; the first six are drawn at random."""
 REFERENCE = (1.0, 1e-2)
-"""The worst corner for the hypervolume: the full run's cost, and an error that is no use."""
+"""The worst corner for the hypervolume: the baseline's cost, and an error that is no use."""
 
 
 @pytest.fixture(scope="module", autouse=True)
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where studies and their trials are. One Ray is on the machine, this process's own."""
+    """Folder of the studies' trials. The one Ray on the machine is this process's own."""
     home = tmp_path_factory.mktemp("home")
     os.environ["L2C_HOME"] = str(home)
     # Workers do not find this module.
@@ -86,9 +87,9 @@ def test_two_trials_side_by_side_are_almost_twice_as_many_an_hour(place: Path) -
     rates = []
     for parallel in (1, 2):
         config = read(f"study.parallel={parallel}", "study.trials=4", "learn.training.iterations=150", "derive={}")
-        run(config, f"warm-up-{parallel}", place, None, trials=2)
+        run(config, f"warm-up-{parallel}", place, trials=2)
         start = time.perf_counter()
-        run(config, f"side-by-side-{parallel}", place, None)
+        run(config, f"side-by-side-{parallel}", place)
         rates.append(3600 * 4 / (time.perf_counter() - start))
         print(f"\n{rates[-1]:.0f} trials an hour, {parallel} at a time")
     print(f"{rates[1] / rates[0]:.2f} times as many")
@@ -115,19 +116,19 @@ def found_by(sampler: str, seed: int, place: Path) -> float:
     """The hypervolume of what a study has found when the time is up."""
     own = (f"study.sampler='{sampler}'", f"study.seed={seed}", f"learn.run.seed={seed}", f"study.trials={TRIALS}")
     config = read(*own, *QUICK)
-    study = run(config, f"volume-{sampler}-{seed}", place, None, seconds=SECONDS)
-    trials = finished_trials(study, Objective(config.objective))
-    return hypervolume([(trial.cost, trial.point.mse) for trial in trials])
+    study = run(config, f"volume-{sampler}-{seed}", place, seconds=SECONDS)
+    trials = finished_trials(study, StudyObjective(config.objective))
+    return hypervolume([(trial.cost, trial.measurement.mse) for trial in trials])
 
 
-def trivial(task: TrialTask, board: Any, environment: Environment) -> Result:
-    value = float(task.order.params["router.lambda"])
-    return Result("finished", points=(Point({}, value, 1 - value, 0.0, "", ""),))
+def trivial(task: TrialTask, monitor: Any, environment: Environment) -> Result:
+    value = float(task.spec.params["router.lambda"])
+    return Result("finished", measurements=(ScheduleMeasurement({}, value, 1 - value, 0.0, "", ""),))
 
 
-def sleepy(task: TrialTask, board: Any, environment: Environment) -> Result:
+def sleepy(task: TrialTask, monitor: Any, environment: Environment) -> Result:
     time.sleep(2)
-    return trivial(task, board, environment)
+    return trivial(task, monitor, environment)
 
 
 class TimeIsUpError(Exception):
@@ -135,7 +136,12 @@ class TimeIsUpError(Exception):
 
 
 def run(
-    config: SearchConfig, name: str, place: Path, task: Any, trials: int | None = None, seconds: float = math.inf
+    config: SearchConfig,
+    name: str,
+    place: Path,
+    task: RunTrial = run_trial,
+    trials: int | None = None,
+    seconds: float = math.inf,
 ) -> optuna.Study:
     deadline = time.perf_counter() + seconds
 
@@ -145,7 +151,7 @@ def run(
 
     storage = StudyStorage(name)
     study = open_study(config, name, storage)
-    settings, objective = config.study, Objective(config.objective)
+    settings, objective = config.study, StudyObjective(config.objective)
     wanted = trials or settings.trials
     ledger = Ledger(study, storage, name, make_space(config.space), objective, wanted, 60, 0)
     with suppress(TimeIsUpError), RayTrials(config, name, str(place / name), task) as executor:
@@ -172,11 +178,9 @@ def found_by_evolution_of_bits(seed: int) -> float:
     measured, nothing learned."""
     config = read(*FEW_IMAGES)
     base = config.learn_config(config.corners()[0])
-    pipeline = load_pipeline(base)
-    # As trials do it: the full run once.
-    sampler = RememberingSampler(
-        Sampler(pipeline.model, base.sampler.name, base.sampler.guidance, base.evaluation.batch_size)
-    )
+    pipeline = Pipeline.from_config(base.model, base.sampler)
+    # As trials do it: the baseline once.
+    sampler = RememberingSampler(Sampler(pipeline, base.evaluation.batch_size))
     real, images = digits.images_to_judge(pipeline.model.image_shape), base.evaluation.images
     study = optuna.create_study(
         directions=["minimize"] * 2, sampler=optuna.samplers.NSGAIISampler(seed=seed, population_size=8)
@@ -186,8 +190,9 @@ def found_by_evolution_of_bits(seed: int) -> float:
     while time.perf_counter() < deadline:
         trial = study.ask()
         schedule = draw_mask(trial, pipeline)
-        candidates = [full_run(pipeline), scheduled("bits", schedule)]
-        _, measured = measure(candidates, sampler, images, pipeline.model.num_classes, real, base.evaluation.batch_size)
+        candidates = Comparison(baseline(pipeline), {"bits": scheduled("bits", schedule)})
+        classes, batch_size = pipeline.model.num_classes, base.evaluation.batch_size
+        measured = measure(candidates, sampler, images, classes, real, batch_size).schedules["bits"]
         points.append((measured.compute_share, measured.mse))
         study.tell(trial, points[-1])
     return hypervolume(points)

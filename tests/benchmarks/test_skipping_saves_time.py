@@ -11,10 +11,8 @@ import torch
 
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.evaluation.cost import make_schedule
-from l2c_ray.models import zoo
 from l2c_ray.policies.fixed_interval import fixed_interval
-from l2c_ray.sampling.solvers import make_solver
-from l2c_ray.schedule import Guidance, Provenance, Schedule
+from l2c_ray.schedule import Provenance, Schedule
 
 REPEATS = 7
 IMAGES = 64
@@ -22,10 +20,9 @@ IMAGES = 64
 
 def test_fixed_interval_saves_most_of_its_share() -> None:
     torch.set_num_threads(2)
-    model = zoo.load("digits-dit")
-    pipeline = Pipeline(model, make_solver("ddim", 20, model), Guidance(scale=1.5))
+    pipeline = Pipeline.load("digits-dit", steps=20)
     provenance = Provenance(policy="fixed-interval", settings={"interval": 2})
-    schedule = make_schedule(pipeline, fixed_interval(20, len(model.units), interval=2), provenance)
+    schedule = make_schedule(pipeline, fixed_interval(20, len(pipeline.model.units), interval=2), provenance)
     _seconds(pipeline, None)
     ratios = [_seconds(pipeline, schedule) / _seconds(pipeline, None) for _ in range(REPEATS)]
     middle, spread = statistics.median(ratios), max(ratios) - min(ratios)

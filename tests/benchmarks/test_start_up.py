@@ -32,16 +32,14 @@ print("peak", re.findall(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_
 """
 
 LEARNS = """
+from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.config.learn import LearnConfig
 from l2c_ray.data.training import open_training_images
-from l2c_ray.learning.learners import make_learner
-from l2c_ray.models import zoo
-from l2c_ray.sampling.solvers import make_solver
+from l2c_ray.learning.objectives import make_objective
 
 tables = {"model": {"name": "digits-dit"}, "router": {"budget": 0.5}, "training": {"iterations": 9}}
 config = LearnConfig.parse(tables, source="benchmark")
-model = zoo.load(config.model.name)
-make_solver("ddim", 20, model)
+Pipeline.from_config(config.model, config.sampler)
 open_training_images(config)
 """
 WORKER = "import l2c_ray.distributed.worker\n" + LEARNS
@@ -102,7 +100,7 @@ REFUSED = (
 
 @dataclass(frozen=True)
 class Start:
-    """What may start, and how dear it may be."""
+    """A command or program with limits on its cost."""
 
     command: Sequence[str]
     exit_code: int = 0
@@ -119,6 +117,7 @@ def program(code: str) -> Sequence[str]:
 
 STARTS = {
     "torch": Start(program("import torch")),
+    "the library": Start(program("import l2c_ray"), most=0.1),
     "floor of the registry": Start(program(REGISTRY_FLOOR)),
     "floor of a worker": Start(program(WORKER_FLOOR)),
     "floor of a driver": Start(program(DRIVER_FLOOR)),

@@ -1,4 +1,4 @@
-"""What every model family must hold to; a new one is an entry of `FAMILIES`."""
+"""The contract of model families; a new one is an entry of `FAMILIES`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from l2c_ray.caching.executor import ScheduleExecutor
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.evaluation.cost import make_schedule
-from l2c_ray.models.base import Branch, CacheableTransformer, compute_all
-from l2c_ray.sampling.loop import BranchOfStep, evaluate_guided, noise_from_seeds, sample_images
+from l2c_ray.models.base import CacheableTransformer, UnitHandler, compute_all
+from l2c_ray.sampling.loop import UnitHandlers, evaluate_guided, noise_from_seeds, sample_images
 from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Guidance, Provenance, Schedule, Table
 
@@ -90,13 +90,13 @@ def scheduled(pipeline: Pipeline, table: Table) -> Schedule:
     return make_schedule(pipeline, table, Provenance(policy="test", settings={}))
 
 
-def sample(pipeline: Pipeline, branches: BranchOfStep) -> Tensor:
+def sample(pipeline: Pipeline, handlers: UnitHandlers) -> Tensor:
     model = pipeline.model
     noise = noise_from_seeds([7], model.image_shape)
-    return sample_images(model, pipeline.solver, noise, torch.tensor([2]), pipeline.guidance, branches)
+    return sample_images(model, pipeline.solver, noise, torch.tensor([2]), pipeline.guidance, handlers)
 
 
-def test_units_are_the_attention_and_mlp_of_every_block_under_names_of_their_own(model: CacheableTransformer) -> None:
+def test_units_are_attention_and_mlp_of_every_block_by_name(model: CacheableTransformer) -> None:
     names = [unit.name for unit in model.units]
     assert len(set(names)) == len(names) == 2 * model.depth
     assert [unit.kind for unit in model.units] == ["attention", "mlp"] * model.depth
@@ -106,11 +106,11 @@ def test_units_are_the_attention_and_mlp_of_every_block_under_names_of_their_own
 def test_every_unit_is_asked_for_once_and_in_order(model: CacheableTransformer) -> None:
     asked: list[int] = []
 
-    def branch(unit: int, compute: Callable[[], Tensor]) -> Tensor:
+    def handle(unit: int, compute: Callable[[], Tensor]) -> Tensor:
         asked.append(unit)
         return compute()
 
-    model(*inputs(model), branch)
+    model(*inputs(model), handle)
     assert asked == list(range(len(model.units)))
 
 
@@ -124,14 +124,14 @@ def test_every_unit_makes_a_difference(model: CacheableTransformer) -> None:
     full = model(*inputs(model), compute_all)
     for skipped in range(len(model.units)):
 
-        def branch(unit: int, compute: Callable[[], Tensor], skipped: int = skipped) -> Tensor:
+        def handle(unit: int, compute: Callable[[], Tensor], skipped: int = skipped) -> Tensor:
             return torch.zeros_like(compute()) if unit == skipped else compute()
 
-        assert (model(*inputs(model), branch) - full).norm() > 1e-5 * full.norm()
+        assert (model(*inputs(model), handle) - full).norm() > 1e-5 * full.norm()
 
 
 @every_pipeline
-def test_all_compute_schedule_is_the_full_run_bit_for_bit(pipeline: Pipeline) -> None:
+def test_all_compute_schedule_is_the_baseline_bit_for_bit(pipeline: Pipeline) -> None:
     everything = scheduled(pipeline, Table.of(((1,) * len(pipeline.model.units),) * STEPS))
     labels, seeds = [0, 2, 1], [1, 5, 9]
     assert torch.equal(pipeline.generate(labels, seeds, everything), pipeline.generate(labels, seeds))
@@ -143,8 +143,8 @@ def test_skipped_units_are_not_called(pipeline: Pipeline) -> None:
     executor = ScheduleExecutor(table)
     calls: list[list[int]] = []
 
-    def counted(step: int) -> Branch:
-        branch = executor(step)
+    def counted(step: int) -> UnitHandler:
+        handler = executor(step)
         calls.append([0] * len(pipeline.model.units))
 
         def counting(unit: int, compute: Callable[[], Tensor]) -> Tensor:
@@ -152,7 +152,7 @@ def test_skipped_units_are_not_called(pipeline: Pipeline) -> None:
                 calls[-1][unit] += 1
                 return compute()
 
-            return branch(unit, counted_compute)
+            return handler(unit, counted_compute)
 
         return counting
 

@@ -8,7 +8,7 @@ from real_cluster import PATIENCE, Cluster, meanwhile, wait_until
 from real_object_store import ObjectServer
 from real_runs import RUNS, checkpoints, in_s3, iterations, learning
 
-from l2c_ray.storage.objects import open_store
+from l2c_ray.storage.opening import open_store
 
 
 def test_lost_sampling_worker_is_replaced(cluster: Cluster) -> None:

@@ -9,7 +9,7 @@ from real_object_store import ObjectServer
 from real_runs import RUNS, checkpoints, in_s3, iterations, learning
 from real_tracking_server import running_tracking_server
 
-from l2c_ray.storage.objects import open_store
+from l2c_ray.storage.opening import open_store
 
 
 def test_tracking_server_that_goes_away_costs_nothing(cluster: Cluster, tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_tracking_server_that_goes_away_costs_nothing(cluster: Cluster, tmp_path
         assert again.stdout == "nothing is kept that the tracking server has not got\n"
 
 
-def test_object_server_that_stays_away_ends_the_run_which_goes_on_when_it_is_back(
+def test_run_resumes_after_an_outage_of_the_object_server_ended_it(
     cluster: Cluster, object_server: ObjectServer, tmp_path: Path
 ) -> None:
     store = open_store(RUNS, object_server.environment())

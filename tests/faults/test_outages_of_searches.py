@@ -16,7 +16,7 @@ from real_tracking_server import running_tracking_server
 from sqlalchemy import NullPool
 
 from l2c_ray.search.storage import STORAGE_VARIABLE
-from l2c_ray.storage.objects import open_store
+from l2c_ray.storage.opening import open_store
 
 
 def search(*overrides: str) -> list[str]:
@@ -104,9 +104,7 @@ def test_full_disk_ends_the_search_which_goes_on_when_there_is_room(cluster: Clu
     assert_each_but_once(journal(cluster, "full-disk"), 1)
 
 
-def test_short_outage_of_the_storage_is_waited_out_and_results_wait_for_the_tracking_server(
-    cluster: Cluster, tmp_path: Path
-) -> None:
+def test_short_outage_of_storage_is_waited_out_and_results_are_kept(cluster: Cluster, tmp_path: Path) -> None:
     command = search("study.trials=2", "study.parallel=1", "study.name='outages'")
     with running_object_server(tmp_path / "swift") as objects:
         variables = {"L2C_STORAGE": f"s3://{BUCKET}/runs", **objects.environment()}

@@ -21,7 +21,8 @@ from l2c_ray.data.latent_shards import open_shards
 from l2c_ray.data.preparing import Row
 from l2c_ray.data.sources.opening import open_source
 from l2c_ray.models.vae import LatentEncoder
-from l2c_ray.storage.objects import ObjectStore, open_store
+from l2c_ray.storage.objects import ObjectStore
+from l2c_ray.storage.opening import open_store
 
 CONFIG = """
 [source]
@@ -62,7 +63,7 @@ def read_names(store: ObjectStore) -> list[list[str]]:
     return [pq.read_table(io.BytesIO(content))["name"].to_pylist() for content in contents]
 
 
-def test_latents_in_an_object_store_are_those_of_its_images_and_are_learned_from(
+def test_latents_in_an_object_store_are_of_its_images_and_learned_from(
     cluster: Cluster, config: Path, object_server: ObjectServer
 ) -> None:
     upload(cluster.home / "images", object_server)
@@ -88,7 +89,7 @@ def test_latents_in_an_object_store_are_those_of_its_images_and_are_learned_from
 
 
 def expected_rows(home: Path) -> Iterator[list[Row]]:
-    """Of every shard, read in this process from the folder that was uploaded."""
+    """Content of every shard, read in this process from the folder that was uploaded."""
     config = EncodingConfig.read(home / "encode.toml", [f"source.images='{home}/images'"])
     source = open_source(config)
     for part in source.parts():

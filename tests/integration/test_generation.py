@@ -13,7 +13,7 @@ from real_object_store import BUCKET, ObjectServer
 from l2c_ray.errors import StorageError
 from l2c_ray.evaluation.imagenet.shards import ImageShards, shard_name
 from l2c_ray.storage.archives import Archive
-from l2c_ray.storage.objects import open_store
+from l2c_ray.storage.opening import open_store
 
 CONFIG = """
 [model]

@@ -47,7 +47,7 @@ def test_loss_that_is_not_finite_fails_the_run_and_registers_nothing(cluster: Cl
     assert len(cluster.mlflow.search_model_versions()) == before
 
 
-def test_more_workers_than_the_cluster_holds_are_refused_before_there_is_a_run(cluster: Cluster) -> None:
+def test_too_many_workers_are_refused_before_there_is_a_run(cluster: Cluster) -> None:
     done = cluster.l2c("learn", str(DIGITS), *set_options(*SMALL, "cluster.workers=99"))
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("error: cluster.workers: 99 workers")

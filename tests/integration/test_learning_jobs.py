@@ -1,4 +1,4 @@
-"""What `ray job submit` does: succeed, fail with a clear last line, stop with a checkpoint, go on."""
+"""Learning by `ray job submit`: it succeeds, fails with a clear last line, stops with a checkpoint, resumes."""
 
 import signal
 from pathlib import Path
@@ -45,9 +45,7 @@ def test_job_stopped_as_soon_as_its_run_is_there_is_marked_as_killed(cluster: Cl
     assert log.strip().splitlines()[-1] == "error: run job-early: was stopped; go on with --set run.name=job-early"
 
 
-def test_run_that_loses_a_worker_makes_the_schedule_of_one_that_is_stopped(
-    cluster: Cluster, resumed: ResumedRun
-) -> None:
+def test_killed_worker_does_not_change_the_schedule_of_a_seed(cluster: Cluster, resumed: ResumedRun) -> None:
     def kill_one() -> None:
         wait_until(lambda: cluster.checkpoints("disturbed"))
         workers = cluster.train_workers()

@@ -10,14 +10,12 @@ from real_cluster import REPOSITORY, Cluster, set_options
 
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.evaluation.cost import make_schedule
-from l2c_ray.models import zoo
 from l2c_ray.policies.fixed_interval import fixed_interval
 from l2c_ray.registry import tracking
 from l2c_ray.registry.aliases import history
 from l2c_ray.registry.tracking import TrackedRun
 from l2c_ray.registry.versions import holder_of
-from l2c_ray.sampling.solvers import make_solver
-from l2c_ray.schedule import Guidance, Provenance, Quality
+from l2c_ray.schedule import Provenance, Quality
 
 NAME = "digits-dit-ddim-10"
 CONFIG = REPOSITORY / "jobs" / "configs" / "promote-digits.toml"
@@ -35,17 +33,16 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def client(cluster: Cluster) -> MlflowClient:
-    """Of the cluster's registry, which has two versions: a fifth of the steps in full, and a half."""
+    """A client of the cluster's registry with two versions: a fifth and a half of the steps are computed."""
     with pytest.MonkeyPatch.context() as patch:
         # MLflow puts the server that it is connected to into the environment, which other tests hand on.
         patch.setenv("MLFLOW_TRACKING_URI", "")
         client = tracking.connect()
-        model = zoo.load("digits-dit")
-        pipeline = Pipeline(model, make_solver("ddim", 10, model), Guidance(scale=1.5))
+        pipeline = Pipeline.load("digits-dit", steps=10)
         run = TrackedRun(client, "promotion", "promotion", {})
         for interval in (5, 2):
             provenance = Provenance(policy="fixed-interval", settings={"interval": interval})
-            plain = make_schedule(pipeline, fixed_interval(10, len(model.units), interval), provenance)
+            plain = make_schedule(pipeline, fixed_interval(10, len(pipeline.model.units), interval), provenance)
             add(client, run, plain.with_quality(Quality(protocol="test", metrics={"mse": 0.1 / interval})))
     return client
 

@@ -8,12 +8,13 @@ from real_object_store import ObjectServer
 from real_runs import RUNS, checkpoints, in_s3, iterations, learning
 
 from l2c_ray.distributed import local_head
-from l2c_ray.storage.objects import ObjectStore, open_store
+from l2c_ray.storage.objects import ObjectStore
+from l2c_ray.storage.opening import open_store
 
 NAME = "in-s3"
 
 
-def test_run_in_s3_is_gone_on_with_after_a_kill_and_through_a_server_that_dies(
+def test_run_in_s3_resumes_after_a_kill_and_survives_a_dead_server(
     cluster: Cluster, object_server: ObjectServer, tmp_path: Path
 ) -> None:
     store = open_store(RUNS, object_server.environment())
@@ -41,7 +42,7 @@ def die_after_a_checkpoint(server: ObjectServer, store: ObjectStore) -> None:
 
 
 def told_of_runs(cluster: Cluster) -> str:
-    """By Ray's dashboard."""
+    """Found through Ray's dashboard."""
     authorized = {"Authorization": f"Bearer {local_head.token()}"}
     told = requests.get(f"{cluster.head.dashboard_url}/api/train/v2/runs/v1", headers=authorized, timeout=30).text
     assert NAME in told

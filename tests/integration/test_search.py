@@ -101,9 +101,7 @@ def test_killed_worker_and_killed_job_cost_no_trial_and_double_none(cluster: Clu
     assert any("was not heard of" in trials[number].user_attrs["reason"] for number in retried)
 
 
-def test_tracking_server_that_is_away_ends_the_search_before_a_study_is_made(
-    cluster: Cluster, unused_port: int
-) -> None:
+def test_absent_tracking_server_ends_the_search_before_its_study(cluster: Cluster, unused_port: int) -> None:
     away = f"http://127.0.0.1:{unused_port}"
     done = cluster.l2c("search", str(SEARCH), "--set", "study.name='nowhere'", MLFLOW_TRACKING_URI=away)
     assert done.returncode == 1
@@ -124,7 +122,7 @@ def test_search_without_a_single_schedule_fails_and_registers_nothing(cluster: C
     assert [trial.state.name for trial in journal(cluster, "diverged-study")] == ["FAIL", "FAIL"]
 
 
-def test_trials_learn_on_several_workers_where_others_ended_and_damaged_schedules_are_no_versions(
+def test_trials_on_workers_start_warm_and_damaged_schedules_fail(
     cluster: Cluster,
 ) -> None:
     two = ("study.trials=2", "study.parallel=1", "study.warm_start=true", "learn.cluster.workers=2", "derive={}")
@@ -155,7 +153,7 @@ def test_trials_learn_on_several_workers_where_others_ended_and_damaged_schedule
         assert told in again.stderr.strip().splitlines()[-1]
 
 
-def test_more_trials_at_once_than_the_cluster_holds_are_refused_before_there_is_a_study(cluster: Cluster) -> None:
+def test_too_many_parallel_trials_are_refused_before_there_is_a_study(cluster: Cluster) -> None:
     done = cluster.l2c("search", str(SEARCH), *set_options("study.name='refused'", "study.parallel=99"))
     assert done.returncode == 2
     last = done.stderr.strip().splitlines()[-1]

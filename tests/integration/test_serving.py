@@ -18,12 +18,10 @@ from real_cluster import LOOPBACK, PATIENCE, REPOSITORY, Cluster, listening, wai
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.distributed import local_head
 from l2c_ray.evaluation.cost import make_schedule
-from l2c_ray.models import zoo
 from l2c_ray.policies.fixed_interval import fixed_interval
 from l2c_ray.registry import tracking
 from l2c_ray.registry.tracking import TrackedRun
-from l2c_ray.sampling.solvers import make_solver
-from l2c_ray.schedule import Guidance, Provenance, Quality
+from l2c_ray.schedule import Provenance, Quality
 
 CONFIG = REPOSITORY / "jobs" / "configs" / "serve.yaml"
 
@@ -46,10 +44,9 @@ def service(cluster: Cluster) -> Iterator[httpx.Client]:
 
 def _register_a_champion() -> None:
     """In the registry of `$L2C_HOME`, which is the cluster's."""
-    model = zoo.load("digits-dit")
-    pipeline = Pipeline(model, make_solver("ddim", 20, model), Guidance(scale=1.5))
+    pipeline = Pipeline.load("digits-dit", steps=20)
     provenance = Provenance(policy="fixed-interval", settings={"interval": 2})
-    schedule = make_schedule(pipeline, fixed_interval(20, len(model.units), interval=2), provenance)
+    schedule = make_schedule(pipeline, fixed_interval(20, len(pipeline.model.units), interval=2), provenance)
     measured = schedule.with_quality(Quality(protocol="test", metrics={"mse": 1e-3}))
     client = tracking.connect()
     run = TrackedRun(client, "serving", "serving", {})

@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from l2c_ray.caching.executor import ScheduleExecutor
-from l2c_ray.learning.objective import pair_error
-from l2c_ray.learning.router import Router
+from l2c_ray.learning.l2c.pair_error import pair_error
+from l2c_ray.learning.l2c.router import Router
 from l2c_ray.models import public_dit, uvit
 from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.models.checkpoints import fill
-from l2c_ray.sampling.loop import full_run, sample_images
+from l2c_ray.sampling.loop import baseline_handlers, sample_images
 from l2c_ray.sampling.solver import Solver
 from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Guidance
@@ -43,7 +43,7 @@ class Golden:
     solver: Solver
     router: Router
     row_of_step: Callable[[int], int]
-    """Of a cache step: its row of `router_logits` and its key in `computed_units`."""
+    """Row of `router_logits` and key in `computed_units` for a cache step."""
 
 
 def read_dit(settings: Settings, tensors: Tensors, path: Path) -> Golden:
@@ -182,9 +182,9 @@ def test_losses_and_gradients_of_uvit(golden: Golden) -> None:
 
 def _assert_samples(golden: Golden, run: str, name: str, guidance: Guidance) -> None:
     table = golden.router.threshold(golden.settings["threshold"])
-    branches = ScheduleExecutor(table) if run == "cached" else full_run
+    handlers = ScheduleExecutor(table) if run == "cached" else baseline_handlers
     noise, labels = golden.tensors["sample.noise"], golden.tensors["train.labels"]
-    made = sample_images(golden.model, golden.solver, noise, labels, guidance, branches)
+    made = sample_images(golden.model, golden.solver, noise, labels, guidance, handlers)
     assert _relative_error(made, golden.tensors[name]) < TOLERANCE
 
 

@@ -81,7 +81,7 @@ def test_macs_of_dit_are_the_paper_s_to_three_digits(
     assert (round(layers["full"], 2), round(layers["cached"], 2)) == (published.full, published.cached)
 
 
-# The paper's 1.92 for 20 evaluations does not follow from its own 333 removed units: a full run costs 0.1287 T an
+# The paper's 1.92 for 20 evaluations does not follow from its own 333 removed units: a baseline costs 0.1287 T an
 # evaluation in both rows, so both rows together would ask for an attention branch that costs more than twice an MLP
 # branch, which has twice its layers. Counted as the other rows are, those units leave 1.88.
 @pytest.mark.parametrize(("published", "tolerance"), [(DPM_50, 0.01), (DPM_20, 0.022)], ids=[DPM_50.file, DPM_20.file])

@@ -37,7 +37,7 @@ def usual_ports_taken() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("usual_ports_taken")
-def test_failing_quickstart_says_how_to_stop_and_down_leaves_no_process_and_no_file(home: Path) -> None:
+def test_failing_quickstart_says_how_to_stop_and_down_leaves_nothing(home: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = "{}:{}".format(*server.getsockname())
     failed = quickstart("up", MLFLOW_TRACKING_URI=f"http://me:s3cret@{address}")

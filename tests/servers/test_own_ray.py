@@ -18,7 +18,7 @@ LOOK_SECONDS = 2.0
 """Between two looks at what listens, each of which takes a core half a second."""
 
 
-def test_private_ray_is_this_users_alone_warns_of_nothing_and_leaves_nothing(tmp_path: Path) -> None:
+def test_private_ray_is_this_users_alone_and_leaves_nothing(tmp_path: Path) -> None:
     identity = uuid.uuid4().hex
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "L2C_", "MLFLOW_"))}
     # Nor does this user have a token yet.

@@ -20,7 +20,7 @@ from real_cluster import PATIENCE, meanwhile, named, wait_until
 from l2c_ray.config.learn import ClusterSection
 from l2c_ray.config.sampling import SamplingConfig
 from l2c_ray.distributed import cluster
-from l2c_ray.distributed.mailbox import open_mailbox
+from l2c_ray.distributed.run_monitor import open_monitor
 from l2c_ray.distributed.sampling import ClusterSampler
 from l2c_ray.errors import ConfigError, LearningError, ResourcesError
 from l2c_ray.evaluation.frontier import Candidate
@@ -28,10 +28,10 @@ from l2c_ray.evaluation.frontier import Candidate
 CLAIM = """
 import time
 from l2c_ray.distributed import cluster
-from l2c_ray.distributed.mailbox import open_mailbox
+from l2c_ray.distributed.run_monitor import open_monitor
 
 cluster.connect()
-with open_mailbox("mine"):
+with open_monitor("mine"):
     print("claimed", flush=True)
     time.sleep(600)
 """
@@ -75,7 +75,7 @@ def test_workers_that_fit_find_room_and_the_check_for_it_holds_none(workers: int
     wait_until(lambda: ray.available_resources().get("CPU") == 4)
 
 
-def test_worker_larger_than_every_node_is_refused_though_the_cluster_has_as_much() -> None:
+def test_worker_larger_than_every_node_is_refused() -> None:
     with pytest.raises(ResourcesError, match=r"^cluster.cpus_per_worker: .* 3 CPUs .* largest node has 2"):
         cluster.require(wanted(1, 3))
 
@@ -134,10 +134,10 @@ def kill_sampler() -> None:
 
 def test_second_job_on_a_run_is_refused_until_the_first_has_ended() -> None:
     refused = pytest.raises(ConfigError, match=r"^run.name: another job is working on run mine")
-    with open_mailbox("mine"), open_mailbox("other"), refused, open_mailbox("mine"):
+    with open_monitor("mine"), open_monitor("other"), refused, open_monitor("mine"):
         pytest.fail("two have the name")
-    with open_mailbox("mine") as mailbox:
-        assert ray.get(mailbox.take.remote()) == []
+    with open_monitor("mine") as monitor:
+        assert ray.get(monitor.take.remote()) == {}
 
 
 def test_name_of_a_run_is_free_again_when_its_driver_has_died() -> None:
@@ -146,5 +146,5 @@ def test_name_of_a_run_is_free_again_when_its_driver_has_died() -> None:
     assert driver.stdout.readline() == "claimed\n"
     driver.send_signal(signal.SIGKILL)
     driver.wait()
-    with open_mailbox("mine", patience=PATIENCE):
+    with open_monitor("mine", wait_seconds=PATIENCE):
         pass

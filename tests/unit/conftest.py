@@ -34,7 +34,8 @@ from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Schedule
 from l2c_ray.search.storage import STORAGE_VARIABLE
 from l2c_ray.storage.bucket import PART_BYTES
-from l2c_ray.storage.objects import ObjectStore, open_store
+from l2c_ray.storage.objects import ObjectStore
+from l2c_ray.storage.opening import open_store
 
 torch.set_num_threads(1)
 set_hypothesis_home_dir(Path(__file__).parents[2] / ".pytest_cache" / "hypothesis")
@@ -187,7 +188,7 @@ def line(object_server: ObjectServer) -> Iterator[Line]:
 
 @pytest.fixture(scope="module")
 def content() -> bytes:
-    """Of an object that goes up in three parts."""
+    """Content of an object that goes up in three parts."""
     return os.urandom(2 * PART_BYTES + 12345)
 
 

@@ -8,7 +8,7 @@ SHAPE = (4, 4, 4)
 
 
 def latent_settings(**changes: Any) -> LatentSettings:
-    """Of two shards of latents of `SHAPE`, which belong to three classes."""
+    """Settings of two shards of latents of `SHAPE` in three classes."""
     fields = {
         "shards": 2,
         "channels": 4,

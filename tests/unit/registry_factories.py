@@ -1,4 +1,4 @@
-"""What goes into the registry: schedules that say of themselves that they were measured, and other weights."""
+"""Factories for the registry: schedules with measured quality, and other weights."""
 
 import shutil
 from pathlib import Path

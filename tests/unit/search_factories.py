@@ -6,10 +6,10 @@ from typing import Any
 
 from l2c_ray.config.search import SearchConfig
 from l2c_ray.search.leases import Ledger
-from l2c_ray.search.results import Point, Result
+from l2c_ray.search.results import Result, ScheduleMeasurement
 from l2c_ray.search.space import make_space
 from l2c_ray.search.storage import StudyStorage
-from l2c_ray.search.study import Objective, open_study
+from l2c_ray.search.study import StudyObjective, open_study
 
 LEARN = {
     "model": {"name": "digits-dit"},
@@ -43,7 +43,7 @@ class Driver:
             storage,
             name,
             make_space(config.space),
-            Objective(config.objective),
+            StudyObjective(config.objective),
             config.study.trials,
             config.study.lease_seconds,
             config.study.max_retries,
@@ -56,6 +56,9 @@ class Driver:
     def attribute(self, number: int, name: str) -> Any:
         return self.study.get_trials()[number].user_attrs.get(name)
 
+    def set_attribute(self, number: int, name: str, value: Any) -> None:
+        self.study._storage.set_trial_user_attr(self.study.get_trials()[number]._trial_id, name, value)
+
 
 class Clock:
     def __init__(self) -> None:
@@ -65,21 +68,21 @@ class Clock:
         return self.now
 
 
-def point(mse: float = 1e-3, share: float = 0.5, **settings: float) -> Point:
-    return Point(settings, share, mse, 1.0, "schedule.json", "a" * 64)
+def measurement(mse: float = 1e-3, share: float = 0.5, **settings: float) -> ScheduleMeasurement:
+    return ScheduleMeasurement(settings, share, mse, 1.0, "schedule.json", "a" * 64)
 
 
-def finished(*points: Point) -> Result:
-    return Result("finished", points=points or (point(),))
+def finished(*measurements: ScheduleMeasurement) -> Result:
+    return Result("finished", measurements=measurements or (measurement(),))
 
 
 def run_all(driver: Driver) -> int:
-    """Runs trials to the end, one at a time; how many."""
+    """Runs trials to the end, one at a time; returns their number."""
     count = 0
-    while (trial := driver.ledger.claim()) is not None:
-        count += driver.ledger.settle(trial.number, finished(point(mse=trial.params["router.lambda"])))
+    while (spec := driver.ledger.ask()) is not None:
+        count += driver.ledger.tell(spec.number, finished(measurement(mse=spec.params["router.lambda"])))
     return count
 
 
-NAN = finished(point(mse=math.nan))
+NAN = finished(measurement(mse=math.nan))
 LOST = Result("lost", reason="its worker died")

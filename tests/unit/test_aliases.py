@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import alias_mover
 import pytest
+from clocks import Clock
 from hypothesis import given
 from lineages import add
 from mlflow import MlflowClient
@@ -25,19 +26,6 @@ from l2c_ray.registry.tracking import TrackedRun
 from l2c_ray.registry.versions import get_version, holder_of, list_versions
 
 LOCK = LOCK_PREFIX + NAME
-
-
-class Clock:
-    """In place of the module `time`: time passes when somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
 
 
 @pytest.fixture
@@ -89,7 +77,7 @@ def test_reason_of_any_length_and_script_fits_into_a_tag(client: MlflowClient, m
 
 
 @pytest.mark.usefixtures("versions")
-def test_verdict_that_failed_moves_its_own_alias_no_further_and_no_other_back(client: MlflowClient) -> None:
+def test_failed_verdict_keeps_its_own_alias_and_moves_no_other_back(client: MlflowClient) -> None:
     verdicts = [
         Verdict(Proposal(alias, get_version(client, NAME, number), None), [Check("error", passed, "is 1e-3")])
         for alias, number, passed in (("quality", 1, True), ("balanced", 2, False), ("fast", 3, True))
@@ -173,7 +161,7 @@ def test_move_whose_answer_is_lost_keeps_its_record(client: MlflowClient, monkey
 
 
 @pytest.mark.usefixtures("versions")
-def test_rollback_of_a_first_move_takes_the_alias_away_and_of_that_gives_it_back(client: MlflowClient) -> None:
+def test_rollback_of_a_first_move_removes_the_alias_and_can_be_undone(client: MlflowClient) -> None:
     move(client, 2, None)
     assert roll_back(client, NAME, "fast", "").after is None
     assert holder_of(client, NAME, "fast") is None
@@ -193,7 +181,7 @@ def test_rollback_is_refused_where_the_last_move_is_unknown(client: MlflowClient
 
 
 @pytest.mark.usefixtures("versions")
-def test_of_two_processes_that_move_at_once_one_wins_and_the_other_is_told(client: MlflowClient) -> None:
+def test_one_of_two_processes_that_move_at_once_wins(client: MlflowClient) -> None:
     movers = [alias_mover.start("move", NAME, "champion", to, 1) for to in (2, 3)]
     outcomes = alias_mover.go(*movers)
     assert [mover.wait(PATIENCE) for mover in movers] == [0, 0]
@@ -203,6 +191,14 @@ def test_of_two_processes_that_move_at_once_one_wins_and_the_other_is_told(clien
     assert [each.number for each in history(client, NAME)] == [1, 2]
     assert holder_of(client, NAME, "champion") == last.after
     assert [model.name for model in client.search_registered_models()] == [NAME]
+
+
+@pytest.mark.usefixtures("versions")
+def test_compare_set_and_read_again_on_tags_lets_two_processes_win() -> None:
+    first, second = (alias_mover.start("claim", NAME, token) for token in ("first", "second"))
+    assert alias_mover.go(first, second) == ["free", "free"]
+    assert [alias_mover.go_on(process) for process in (first, second)] == ["won", "won"]
+    assert [process.wait(PATIENCE) for process in (first, second)] == [0, 0]
 
 
 @pytest.mark.usefixtures("versions")
@@ -231,9 +227,7 @@ def test_lock_that_a_dead_process_left_is_broken_by_one_of_two_that_wait(client:
 
 
 @pytest.mark.usefixtures("versions")
-def test_holder_that_was_held_up_neither_writes_nor_takes_the_next_ones_lock(
-    client: MlflowClient, clock: Clock
-) -> None:
+def test_delayed_holder_neither_writes_nor_releases_the_next_lock(client: MlflowClient, clock: Clock) -> None:
     with exclusive(client, NAME, lease_seconds=30.0) as held:
         held.require()
         clock.sleep(16.0)

@@ -2,17 +2,19 @@
 
 import hashlib
 import pickle
-from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.exceptions import ClientError
-from breaking_line import Line
-from real_object_store import BUCKET, ObjectServer, running_object_server
+from real_object_store import BUCKET, ObjectServer
+from urllib3 import HTTPResponse
 
 from l2c_ray.errors import StorageError
-from l2c_ray.storage.objects import ObjectStore, open_store
+from l2c_ray.storage.objects import ObjectStore
+from l2c_ray.storage.opening import open_store
 
 
 def test_nested_objects_are_found_read_listed_and_removed(store: ObjectStore) -> None:
@@ -40,20 +42,14 @@ def test_objects_beside_the_prefix_are_not_seen(store: ObjectStore, object_serve
     assert store.names() == set()
 
 
-def test_many_objects_are_listed_over_several_pages(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_objects_are_listed_over_several_pages(store: ObjectStore) -> None:
     names = {f"shard-{number}" for number in range(7)}
     for name in names:
         store.put(name, b"")
-    client = store._client  # type: ignore[attr-defined]
     pages: list[int] = []
-
-    def in_small_pages(**asked: str) -> dict[str, Any]:
-        page = listed(**asked, MaxKeys=3)
-        pages.append(page["KeyCount"])
-        return page
-
-    listed = client.list_objects_v2
-    monkeypatch.setattr(client, "list_objects_v2", in_small_pages)
+    events = store._s3.boto.meta.events  # type: ignore[attr-defined]
+    events.register("before-parameter-build.s3.ListObjectsV2", lambda params, **_: params.update(MaxKeys=3))
+    events.register("after-call.s3.ListObjectsV2", lambda parsed, **_: pages.append(parsed["KeyCount"]))
     assert store.names() == names
     assert pages == [3, 3, 1]
 
@@ -65,7 +61,8 @@ def test_large_file_goes_up_in_parts_and_comes_back_whole(store: ObjectStore, co
     found = store.find("large")
     assert found is not None
     assert found.version.endswith("-3")
-    assert store.download("large", copy) == hashlib.sha256(content).hexdigest()
+    assert found.digests == {"sha256": hashlib.sha256(content).hexdigest()}
+    store.download("large", copy)
     assert copy.read_bytes() == content
     assert list(copy.parent.iterdir()) == [copy]
 
@@ -78,53 +75,37 @@ def test_other_writers_objects_are_compared_with_their_md5(object_server: Object
     assert store.get("theirs") == b"content"
 
 
-def test_object_is_put_only_if_there_is_none(store: ObjectStore, content: bytes) -> None:
-    assert store.put_new("claim", b"first")
-    assert not store.put_new("claim", b"second")
-    assert store.get("claim") == b"first"
-    store.delete("claim")
-    assert store.put_new("claim", content)
-    assert store.get("claim") == content
-
-
-def test_claim_whose_answer_is_lost_is_still_ones_own(over_the_line: Callable[..., ObjectStore], line: Line) -> None:
-    store = over_the_line()
-    assert store.find("claim") is None
-    # The first answer says the same, the second to go on; of the third, that it was put, only the beginning arrives.
-    line.answers = [line.answered + len(b"HTTP/1.1 100 Continue\r\n\r\n") + len(b"HTTP/1.1 2")]
-    store = over_the_line()
-    assert store.put_new("claim", b"mine")
-    assert line.answers == []
-    assert store.get("claim") == b"mine"
-    assert not store.put_new("claim", b"other")
-
-
-def test_server_that_is_busy_while_it_is_tried_out_is_not_refused(
-    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+def test_upload_whose_completion_lost_its_answer_counts_as_done(
+    store: ObjectStore, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = store._client  # type: ignore[attr-defined]
-    put, asked = client.put_object, []
+    client = store._s3.boto  # type: ignore[attr-defined]
+    complete = client.complete_multipart_upload
 
-    def busy_once(**request: Any) -> Any:
+    def complete_twice(**request: Any) -> Any:
+        complete(**request)
+        raise ClientError({"Error": {"Code": "NoSuchUpload"}}, "CompleteMultipartUpload")
+
+    monkeypatch.setattr(client, "complete_multipart_upload", complete_twice)
+    store.put("large", content)
+    assert store.get("large") == content
+
+
+def test_busy_server_is_asked_again(store: ObjectStore) -> None:
+    asked: list[AWSPreparedRequest] = []
+
+    def busy_once(request: AWSPreparedRequest, **_: Any) -> AWSResponse | None:
         asked.append(request)
-        if len(asked) == 2:
-            busy = {"Error": {"Code": "SlowDown"}, "ResponseMetadata": {"HTTPStatusCode": 503}}
-            raise ClientError(busy, "PutObject")
-        return put(**request)
+        return (
+            AWSResponse(request.url, 503, {}, HTTPResponse(BytesIO(), preload_content=False))
+            if len(asked) == 1
+            else None
+        )
 
-    monkeypatch.setattr(client, "put_object", busy_once)
-    assert store.put_new("claim", b"first")
-    assert len(asked) == 3
-
-
-def test_server_that_overhears_conditions_is_refused_and_loses_nothing(tmp_path: Path) -> None:
-    with running_object_server(tmp_path, deaf=True) as deaf:
-        store = open_store(f"s3://{BUCKET}", deaf.environment())
-        store.put("there", b"first")
-        assert not store.put_new("there", b"second")
-        with pytest.raises(StorageError, match="knows no If-None-Match"):
-            store.put_new("new", b"content")
-        assert store.get("there") == b"first"
+    events = store._s3.boto.meta.events  # type: ignore[attr-defined]
+    events.register("before-send.s3.PutObject", busy_once)
+    store.put("a", b"content")
+    assert len(asked) == 2
+    assert store.get("a") == b"content"
 
 
 def test_missing_bucket_is_told(object_server: ObjectServer) -> None:

@@ -1,22 +1,23 @@
 """Lines that break, servers that die or fall silent, wrong keys, and objects that are damaged or replaced."""
 
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from functools import partial
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
+from botocore.awsrequest import AWSPreparedRequest
 from breaking_line import Line
 from real_cluster import PATIENCE, wait_until
 from real_object_store import BUCKET, ObjectServer
 
 from l2c_ray.errors import StorageError, UnreachableError
-from l2c_ray.storage import bucket
 from l2c_ray.storage.bucket import PART_BYTES
-from l2c_ray.storage.objects import ObjectStore, open_store
+from l2c_ray.storage.objects import ObjectStore
+from l2c_ray.storage.opening import open_store
 
 
 def test_upload_over_a_line_that_breaks_is_whole(
@@ -37,41 +38,6 @@ def test_download_goes_on_where_the_line_broke(
     assert (tmp_path / "copy").read_bytes() == content
     assert line.answers == []
     assert len(content) <= line.answered < len(content) + (1 << 16)
-
-
-def test_download_that_was_killed_is_gone_on_with_by_another_process(
-    object_server: ObjectServer, store: ObjectStore, line: Line, content: bytes, tmp_path: Path
-) -> None:
-    store.put("large", content)
-    line.held = 9 << 20
-    code = "import sys; from pathlib import Path; from l2c_ray.storage.objects import open_store; "
-    code += "open_store(sys.argv[1]).download('large', Path(sys.argv[2]))"
-    with subprocess.Popen(
-        [sys.executable, "-c", code, store.address, str(tmp_path / "copy")],
-        env=os.environ | object_server.environment(port=line.port),
-    ) as process:
-        wait_until(lambda: line.answered > 9 << 20)
-        wait_until(lambda: any(file.stat().st_size >= 8 << 20 for file in tmp_path.iterdir()))
-        process.kill()
-    assert not (tmp_path / "copy").exists()
-    line.held, line.answered = None, 0
-    open_store(store.address, object_server.environment(port=line.port)).download("large", tmp_path / "copy")
-    assert (tmp_path / "copy").read_bytes() == content
-    assert line.answered < len(content) - (8 << 20) + (1 << 16)
-
-
-def test_what_is_left_of_an_object_that_was_replaced_is_not_gone_on_with(
-    over_the_line: Callable[..., ObjectStore], store: ObjectStore, line: Line, content: bytes, tmp_path: Path
-) -> None:
-    store.put("large", content)
-    line.answers = [9 << 20]
-    with pytest.raises(UnreachableError):
-        over_the_line(patience=0).download("large", tmp_path / "copy")
-    assert [file.name.startswith(".writing-") for file in tmp_path.iterdir()] == [True]
-    store.put("large", content[::-1])
-    store.download("large", tmp_path / "copy")
-    assert (tmp_path / "copy").read_bytes() == content[::-1]
-    assert list(tmp_path.iterdir()) == [tmp_path / "copy"]
 
 
 def test_object_that_is_replaced_while_it_is_read_is_told(
@@ -148,7 +114,7 @@ def test_server_that_goes_away_for_good_ends_the_work_in_time(
     object_server: ObjectServer, store: ObjectStore, content: bytes, tmp_path: Path
 ) -> None:
     store.put("large", content)
-    store.patience = 1
+    store = open_store(store.address, object_server.environment(), retry_seconds=1)
     with object_server.away():
         for work in _uses(store, tmp_path):
             with pytest.raises(
@@ -159,7 +125,7 @@ def test_server_that_goes_away_for_good_ends_the_work_in_time(
 
 
 def test_server_that_falls_silent_counts_as_away(object_server: ObjectServer, store: ObjectStore) -> None:
-    store.patience = 1
+    store = open_store(store.address, object_server.environment(), retry_seconds=0)
     with object_server.silent(), pytest.raises(UnreachableError, match="S3 does not answer"):
         store.put("large", b"content")
     # What it had heard before it fell silent it may do now; putting again is what users are told.
@@ -172,29 +138,39 @@ def test_failed_upload_leaves_neither_object_nor_parts(
 ) -> None:
     line.requests = [PART_BYTES + PART_BYTES // 2]
     with pytest.raises(UnreachableError):
-        over_the_line(patience=0).put("large", content)
+        over_the_line(retry_seconds=0).put("large", content)
     assert over_the_line().find("large") is None
     assert object_server.client().list_multipart_uploads(Bucket=BUCKET).get("Uploads", []) == []
 
 
-def test_file_that_changes_while_it_goes_up_is_refused(
-    store: ObjectStore, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_interrupted_upload_leaves_neither_object_nor_parts(
+    object_server: ObjectServer, store: ObjectStore, content: bytes
 ) -> None:
-    source = tmp_path / "source"
-    source.write_bytes(content)
-    plan = bucket._Plan.of
+    parts: list[AWSPreparedRequest] = []
 
-    def plan_then_change(file: object) -> object:
-        planned = plan(file)  # type: ignore[arg-type]
-        with source.open("r+b") as opened:
-            opened.seek(len(content) - 10)
-            opened.write(b"x" * 10)
-        return planned
+    def interrupt(request: AWSPreparedRequest, **_: Any) -> None:
+        parts.append(request)
+        if len(parts) == 2:
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(bucket._Plan, "of", plan_then_change)
-    with pytest.raises(StorageError, match="BadDigest"):
-        store.put("large", source)
+    store._s3.boto.meta.events.register("before-send.s3.UploadPart", interrupt)  # type: ignore[attr-defined]
+    with pytest.raises(KeyboardInterrupt):
+        store.put("large", content)
     assert store.find("large") is None
+    assert object_server.client().list_multipart_uploads(Bucket=BUCKET).get("Uploads", []) == []
+
+
+def test_content_that_is_changed_on_the_way_is_refused(store: ObjectStore, content: bytes) -> None:
+    def change(request: AWSPreparedRequest, **_: Any) -> None:
+        request.body = BytesIO(request.body.read()[:-1] + b"x")
+
+    events = store._s3.boto.meta.events  # type: ignore[attr-defined]
+    events.register("before-send.s3.PutObject", change)
+    events.register("before-send.s3.UploadPart", change)
+    for whole in (content, content[:100]):
+        with pytest.raises(StorageError, match="SHA256"):
+            store.put("changed", whole)
+    assert store.find("changed") is None
 
 
 def test_wrong_keys_are_told_by_the_names_of_their_variables(
@@ -219,6 +195,5 @@ def _uses(store: ObjectStore, folder: Path) -> list[Callable[[], object]]:
         lambda: store.download("large", folder / "copy"),
         lambda: store.put("large", b"content"),
         lambda: store.put("large", b"content" * (PART_BYTES // 4)),
-        lambda: store.put_new("new", b"content"),
         lambda: store.delete("large"),
     ]

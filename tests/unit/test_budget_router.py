@@ -1,9 +1,9 @@
-"""What the router computes as it learns what every unit is worth, and where forecasts start."""
+"""The mask that follows from importances, and the coefficients that forecasts start with."""
 
 import pytest
 import torch
 
-from l2c_ray.learning.budget_router import BudgetRouter, table_of
+from l2c_ray.learning.trajectory.budget_router import BudgetRouter, table_of
 from l2c_ray.models.macs import UnitMacs
 
 STEPS = 6
@@ -12,84 +12,84 @@ FULL = MACS.of(((1,) * 4,) * STEPS).full
 NOTHING = torch.zeros(STEPS - 1, 4)
 
 
-def router_knowing(worths: torch.Tensor) -> BudgetRouter:
+def router_knowing(importance: torch.Tensor) -> BudgetRouter:
     router = BudgetRouter(STEPS, MACS)
-    router.note(worths, NOTHING, NOTHING)
+    router.accumulate(importance, NOTHING, NOTHING)
     return router
 
 
-def random_worths(seed: int = 0) -> torch.Tensor:
+def random_importance(seed: int = 0) -> torch.Tensor:
     return torch.rand(STEPS - 1, 4, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("share", [1.0, 0.9, 0.7, 0.5])
-def test_choice_fills_the_share_and_never_exceeds_it(share: float) -> None:
-    router = router_knowing(random_worths())
-    router.choose(share)
+def test_mask_fills_the_share_and_never_exceeds_it(share: float) -> None:
+    router = router_knowing(random_importance())
+    router.choose_mask(share)
     assert share - max(MACS.units) / FULL < router.share <= share
     assert router.share == pytest.approx(MACS.of(table_of(router.mask, router.coefficients).compute).share)
 
 
 def test_nothing_is_left_at_the_least_share() -> None:
-    router = router_knowing(random_worths())
-    router.choose(router.least_share)
+    router = router_knowing(random_importance())
+    router.choose_mask(router.least_share)
     assert not router.mask.any()
 
 
-def test_what_is_worth_most_for_its_cost_stays() -> None:
-    worths = NOTHING.clone()
-    worths[3, 0], worths[2, 1] = 1.0, 1.5
-    router = router_knowing(worths)
-    # Room for one of them; the second is worth more, but not by its cost.
-    router.choose(router.least_share + 1.5 / FULL)
+def test_unit_of_most_importance_for_its_cost_stays() -> None:
+    importance = NOTHING.clone()
+    importance[3, 0], importance[2, 1] = 1.0, 1.5
+    router = router_knowing(importance)
+    # Room for one of them; the second matters more, but not for its cost.
+    router.choose_mask(router.least_share + 1.5 / FULL)
     assert router.mask.nonzero().tolist() == [[3, 0]]
 
 
-def test_reused_unit_that_turns_out_to_be_worth_more_is_computed_again() -> None:
-    worths = NOTHING.clone()
-    worths[3, 0] = 1.0
-    router = router_knowing(worths)
+def test_reused_unit_whose_importance_grows_is_computed_again() -> None:
+    importance = NOTHING.clone()
+    importance[3, 0] = 1.0
+    router = router_knowing(importance)
     share = router.least_share + 1 / FULL
-    router.choose(share)
-    worths = NOTHING.clone()
-    worths[1, 2] = 5.0
-    router.note(worths, NOTHING, NOTHING)
-    router.choose(share)
+    router.choose_mask(share)
+    importance = NOTHING.clone()
+    importance[1, 2] = 5.0
+    router.accumulate(importance, NOTHING, NOTHING)
+    router.choose_mask(share)
     assert router.mask.nonzero().tolist() == [[1, 2]]
 
 
 def test_few_units_change_places_at_a_time() -> None:
-    first, second = random_worths(1), random_worths(2)
+    first, second = random_importance(1), random_importance(2)
     router = router_knowing(first)
-    router.choose(0.6)
+    router.choose_mask(0.6)
     before = router.mask.clone()
-    router.note(100 * second, NOTHING, NOTHING)
-    router.choose(0.6)
+    router.accumulate(100 * second, NOTHING, NOTHING)
+    router.choose_mask(0.6)
     assert 0 < (router.mask & ~before).sum() <= 3
 
 
-def test_coefficient_starts_where_it_forecasts_the_unit_itself_best() -> None:
-    changes, slopes = torch.full_like(NOTHING, 3.0), torch.full_like(NOTHING, 4.0)
+def test_coefficient_starts_at_the_least_squares_fit() -> None:
+    products, squares = torch.full_like(NOTHING, 3.0), torch.full_like(NOTHING, 4.0)
     router = BudgetRouter(STEPS, MACS)
-    router.note(random_worths(), changes, slopes)
+    router.accumulate(random_importance(), products, squares)
     assert torch.allclose(router.coefficients, torch.tensor(0.75))
-    router.choose(0.5)
+    router.choose_mask(0.5)
     reused = ~router.mask
-    router.note(random_worths(), -changes, slopes)
+    router.accumulate(random_importance(), -products, squares)
     assert torch.allclose(router.coefficients[reused], torch.tensor(0.75))
     assert (router.coefficients[~reused] < 0.75).all()
 
 
-def test_coefficients_of_reused_units_descend_to_the_bottom_of_a_parabola() -> None:
-    router = router_knowing(random_worths())
-    router.choose(0.5)
+def test_coefficients_of_reused_units_descend_to_a_minimum() -> None:
+    router = router_knowing(random_importance())
+    router.choose_mask(0.5)
     reused = ~router.mask
-    bottom, curvature = 0.4, 7.0
+    minimum, curvature = 0.4, 7.0
     for _ in range(100):
-        # The error is curvature * (coefficient - bottom)^2.
-        gradient = 2 * curvature * (router.coefficients - bottom)
+        # The error is curvature * (coefficient - minimum)^2.
+        gradient = 2 * curvature * (router.coefficients - minimum)
         router.descend(gradient, torch.full_like(NOTHING, curvature), rate=0.3)
-    assert torch.allclose(router.coefficients[reused], torch.tensor(bottom), atol=0.01)
+    assert torch.allclose(router.coefficients[reused], torch.tensor(minimum), atol=0.01)
     assert not router.coefficients[~reused].any()
 
 
@@ -101,7 +101,7 @@ def test_forecast_begins_when_two_values_are_there() -> None:
 
 
 def test_scores_rank_the_choices() -> None:
-    router = router_knowing(random_worths())
+    router = router_knowing(random_importance())
     scores = router.score_table()
     assert scores.shape == (STEPS, 4)
     assert (scores[0] == 1).all()

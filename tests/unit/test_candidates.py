@@ -67,44 +67,45 @@ def test_curve_of_fewer_steps_has_about_eight_points(sampler: str, steps: int, c
     assert steps_over_the_curve(sampled_by(sampler, steps)) == counts
 
 
-def test_candidates_are_the_full_run_then_the_schedules_then_the_rules_to_beat() -> None:
+def test_candidates_are_the_baseline_then_the_schedules_then_their_rivals() -> None:
     mine = costing(620)
     candidates = standard_candidates(tiny_pipeline(steps=20), {"mine": mine})
     assert [(candidate.name, candidate.curve) for candidate in candidates] == [
-        ("full", "full"),
+        ("baseline", "baseline"),
         ("mine", "learned"),
         ("ddim, 12 steps", "fewer steps"),
         ("fixed-interval:interval=2", "fixed-interval"),
     ]
-    assert (candidates[0].steps, candidates[0].schedule, candidates[0].compute_share) == (20, None, 1.0)
-    assert candidates[1].schedule == mine
-    interval = candidates[-1].schedule
+    baseline = candidates.baseline
+    assert (baseline.steps, baseline.schedule, baseline.compute_share) == (20, None, 1.0)
+    assert {name: candidate.schedule for name, candidate in candidates.schedules.items()} == {"mine": mine}
+    interval = candidates.rivals[-1].schedule
     assert interval is not None
     assert interval.table == fixed_interval(20, 4, 2)
-    assert candidates[-1].compute_share == interval.compute_share
+    assert candidates.rivals[-1].compute_share == interval.compute_share
 
 
-def test_frontier_has_fewer_steps_over_the_curve_and_at_the_compute_of_each_schedule() -> None:
+def test_frontier_has_fewer_steps_over_the_curve_and_per_schedule() -> None:
     candidates = frontier_candidates(tiny_pipeline(steps=20), {"mine": costing(620)}, [])
-    assert [candidate.steps for candidate in candidates[2:]] == [19, 17, 15, 13, 12, 11, 9, 7, 5]
+    assert [candidate.steps for candidate in candidates.rivals] == [19, 17, 15, 13, 12, 11, 9, 7, 5]
 
 
 def test_every_rule_traces_a_curve_of_its_own() -> None:
     pipeline = tiny_pipeline(steps=8)
     candidates = frontier_candidates(pipeline, {}, chosen_rules(every_rule()))
     curves = {candidate.curve for candidate in candidates}
-    assert {*RULES, "first-block", "teacache", "fewer steps", "full"} - {"taylor"} <= curves
+    assert {*RULES, "first-block", "teacache", "fewer steps", "baseline"} - {"taylor"} <= curves
     assert {"taylor order=1", "taylor order=2", "calibrated by=unit"} <= curves
-    assert len({candidate.name for candidate in candidates}) == len(candidates)
+    assert len({candidate.name for candidate in candidates}) == len(list(candidates))
     for candidate in candidates:
         by_rule = candidate.schedule is not None or candidate.executor is not None
-        assert by_rule == (candidate.curve not in ("full", "fewer steps"))
+        assert by_rule == (candidate.curve not in ("baseline", "fewer steps"))
 
 
 def test_name_of_a_rule_s_candidate_names_it_again() -> None:
     named = ["taylor:interval=3,order=2", "calibrated:alpha=0.2,by=unit", "teacache:threshold=0.3"]
     candidates = frontier_candidates(tiny_pipeline(), {}, chosen_rules(named))
-    assert [candidate.name for candidate in candidates[-3:]] == named
+    assert [candidate.name for candidate in candidates.rivals[-3:]] == named
 
 
 def test_settings_that_make_one_table_are_one_candidate() -> None:
@@ -131,7 +132,7 @@ def test_unknown_rules_and_settings_are_refused_naming_them(policies: Sequence[s
 
 @pytest.fixture
 def shipping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the package looks for the schedules of `tiny_pipeline`."""
+    """The folder in which the package looks for the schedules of `tiny_pipeline`."""
     monkeypatch.setattr(shipped, "FOLDER", tmp_path)
     folder = tmp_path / "tiny-ddim-4"
     folder.mkdir()

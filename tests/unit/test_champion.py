@@ -37,7 +37,7 @@ def version(compute_share: float, mse: float) -> RegisteredVersion:
         ((0.6, 2e-3), (0.5, 1e-3), False),
     ],
 )
-def test_version_beats_another_where_it_is_worse_in_nothing_and_better_in_something(
+def test_version_beats_another_if_better_in_one_and_worse_in_none(
     mine: tuple[float, float], theirs: tuple[float, float], better: bool
 ) -> None:
     assert version(*mine).beats(version(*theirs)) is better
@@ -116,9 +116,7 @@ def test_version_that_is_not_worth_serving_never_becomes_champion(client: Mlflow
     assert resolve(client, NAME, CHAMPION).version == 2
 
 
-def test_registering_an_old_version_again_takes_the_champion_from_no_better_one(
-    client: MlflowClient, run: TrackedRun
-) -> None:
+def test_registering_an_old_version_again_keeps_a_better_champion(client: MlflowClient, run: TrackedRun) -> None:
     add(client, run, measured(600, 1e-3))
     add(client, run, measured(550, 1e-3))
     assert add(client, run, measured(600, 1e-3)).aliases == ()

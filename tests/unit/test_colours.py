@@ -85,7 +85,7 @@ def test_inks_of_a_jpeg_by_adobe_are_not_inverted() -> None:
     assert np.abs(shown - COLOURS).max() <= 12
 
 
-def test_transparency_of_a_palette_shows_the_colours_beneath_without_a_warning() -> None:
+def test_transparent_palette_shows_its_colours_without_a_warning() -> None:
     image = of_mode("P")
     content = saved(image, transparency=bytes([0, 128, 255, 255]))
     with warnings.catch_warnings():

@@ -23,7 +23,7 @@ def _nothing_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def folder(half: Schedule, digits_pipeline: Pipeline, tmp_path: Path) -> Path:
-    """Of two schedules, and a file that is none."""
+    """A folder of two schedules and another file."""
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "half.json").write_text(half.to_json())
@@ -58,7 +58,7 @@ def test_compare_as_json_tells_the_protocol_and_every_row(l2c: L2C) -> None:
         "guidance": {"scale": 1.5, "rule": "standard"},
     }
     assert [(row["curve"], row["name"]) for row in rows] == [
-        ("full", "full"),
+        ("baseline", "baseline"),
         ("fewer steps", "ddim, 3 steps"),
         ("fewer steps", "ddim, 2 steps"),
         ("fewer steps", "ddim, 1 steps"),

@@ -131,7 +131,7 @@ def test_key_that_cannot_be_seen_is_still_that_of_the_override(minimal: Path, ke
     assert " in --set: is not a key of this config" in refusal(minimal, f"{key}=1")
 
 
-def test_key_of_a_file_whose_name_cannot_be_seen_is_named_with_the_override(minimal: Path) -> None:
+def test_key_of_a_file_with_unprintable_name_is_named_with_the_override(minimal: Path) -> None:
     path = minimal.rename(minimal.with_name("job\x1b[31m.toml"))
     assert refusal(path, "run.seed=-1").startswith("run.seed in --set: ")
 
@@ -273,6 +273,21 @@ def test_unknown_key_is_refused_with_a_guess(minimal: Path, override: str, named
     message = refusal(minimal, override)
     assert message.startswith(f"{named} in --set: ")
     assert f"did you mean {guess}?" in message
+
+
+@pytest.mark.parametrize(
+    ("override", "named", "new_name"),
+    [
+        ("training.noises=8", "training.noises", "noise_pool_size"),
+        ("training.images_at_once=1", "training.images_at_once", "micro_batch_size"),
+        ("training.along_the_way=0.1", "training.along_the_way", "intermediate_loss_weight"),
+        ("data.mixed_shards=2", "data.mixed_shards", "shuffle_shards"),
+    ],
+)
+def test_old_key_is_refused_with_its_new_name(minimal: Path, override: str, named: str, new_name: str) -> None:
+    message = refusal(minimal, override)
+    assert message.startswith(f"{named} in --set: is not a key of this config")
+    assert f"it is called {new_name} now" in message
 
 
 def test_unknown_key_like_no_other_is_refused_with_the_keys_there_are(minimal: Path) -> None:

@@ -48,7 +48,7 @@ def test_cost_of_a_mask_is_the_shared_part_and_the_computed_units() -> None:
         assert count.cached == 4 * shared + 2 * attention + 2 * MLP
 
 
-def test_everything_computed_costs_the_full_run() -> None:
+def test_everything_computed_costs_the_baseline() -> None:
     cost = count_macs(tiny_dit()).cost(((1,) * 4,) * 3)
     assert cost.layers.share == cost.with_attention.share == 1
 

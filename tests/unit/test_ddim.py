@@ -55,7 +55,7 @@ def test_steps_go_down_and_are_as_many_as_wanted(spacing: str, steps: int) -> No
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
-def test_every_number_of_steps_has_as_many_timesteps_of_the_model_and_they_fall(spacing: str) -> None:
+def test_every_number_of_steps_has_falling_timesteps_of_the_model(spacing: str) -> None:
     shared = model_of(spacing)
     for steps in range(1, 1001):
         timesteps = make_solver("ddim", steps, shared).timesteps

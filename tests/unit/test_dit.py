@@ -67,7 +67,7 @@ def test_full_evaluation_is_that_of_diffusers_but_for_rounding(channels: int, ou
     assert_equals_diffusers(tiny_dit(channels=channels, out_channels=out_channels))
 
 
-def test_full_evaluation_of_the_embedded_model_is_that_of_diffusers_but_for_rounding(
+def test_embedded_model_evaluates_as_diffusers_but_for_rounding(
     digits_model: CacheableTransformer,
 ) -> None:
     assert isinstance(digits_model, DiT)
@@ -88,11 +88,11 @@ def test_every_unit_is_asked_for_once_and_in_order() -> None:
     model = tiny_dit(depth=3)
     asked: list[int] = []
 
-    def branch(unit: int, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+    def handle(unit: int, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
         asked.append(unit)
         return compute()
 
-    model(torch.zeros(1, *model.image_shape), torch.zeros(1), torch.zeros(1).long(), branch)
+    model(torch.zeros(1, *model.image_shape), torch.zeros(1), torch.zeros(1).long(), handle)
     assert asked == list(range(6))
 
 

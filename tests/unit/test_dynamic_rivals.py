@@ -7,7 +7,7 @@ from unit_factories import tiny_dit
 
 from l2c_ray.caching.dynamic import DYNAMIC_RULES, DynamicExecutor, Threshold
 from l2c_ray.models.base import CacheableTransformer, units_of
-from l2c_ray.sampling.loop import BranchOfStep, full_run, noise_from_seeds, sample_images
+from l2c_ray.sampling.loop import UnitHandlers, baseline_handlers, noise_from_seeds, sample_images
 from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Guidance
 
@@ -23,7 +23,7 @@ def run(executor: DynamicExecutor, first_block: Sequence[tuple[float, float]]) -
     """Outputs [steps][units] where the first block computes to these pairs, and the second to 10 and 20 + step."""
     outputs = []
     for step, (attention, mlp) in enumerate(first_block):
-        branch = executor(step)
+        handler = executor(step)
         called: list[int] = []
         row = []
         for unit, value in enumerate((attention, mlp, 10.0 + step, 20.0 + step)):
@@ -32,7 +32,7 @@ def run(executor: DynamicExecutor, first_block: Sequence[tuple[float, float]]) -
                 called.append(unit)
                 return torch.tensor([value, -value])
 
-            row.append(branch(unit, compute)[0].item())
+            row.append(handler(unit, compute)[0].item())
         assert [unit for unit, bit in enumerate(executor.computed[step]) if bit] == called
         outputs.append(row)
     return outputs
@@ -88,17 +88,17 @@ def test_outputs_of_zero_are_no_reason_to_reuse(name: str) -> None:
     assert executor.computed == [ALL] * 3
 
 
-def sampled(model: CacheableTransformer, branches: BranchOfStep, first_seed: int = 0) -> Tensor:
+def sampled(model: CacheableTransformer, handlers: UnitHandlers, first_seed: int = 0) -> Tensor:
     noise = noise_from_seeds(range(first_seed, first_seed + 2), model.image_shape)
     solver = make_solver("ddim", 6, model)
-    return sample_images(model, solver, noise, torch.tensor([0, 2]), Guidance(scale=1.5), branches)
+    return sample_images(model, solver, noise, torch.tensor([0, 2]), Guidance(scale=1.5), handlers)
 
 
 @pytest.mark.parametrize("name", DYNAMIC_RULES)
-def test_at_threshold_0_the_images_are_the_full_run_s_bit_for_bit(name: str) -> None:
+def test_at_threshold_0_the_images_are_the_baseline_s_bit_for_bit(name: str) -> None:
     model = tiny_dit()
     executor = executor_of(name, 0)
-    assert torch.equal(sampled(model, executor), sampled(model, full_run))
+    assert torch.equal(sampled(model, executor), sampled(model, baseline_handlers))
     assert executor.computed == [ALL] * 6
 
 
@@ -139,10 +139,10 @@ def test_requests_that_take_turns_do_not_mix(name: str) -> None:
     outputs: list[list[list[float]]] = [[], []]
     for step in range(4):
         for request, executor in enumerate(together):
-            branch = executor(step)
+            handler = executor(step)
             values = (*curves[request][step], 10.0 + step, 20.0 + step)
             row = [
-                branch(unit, lambda value=value: torch.tensor([value, -value]))[0].item()
+                handler(unit, lambda value=value: torch.tensor([value, -value]))[0].item()
                 for unit, value in enumerate(values)
             ]
             outputs[request].append(row)

@@ -1,4 +1,4 @@
-"""What `l2c encode` refuses before it looks for a cluster."""
+"""Input that `l2c encode` refuses before it connects to a cluster."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from unit_factories import L2C, Refused
 from l2c_ray.config.encoding import EncodingConfig
 from l2c_ray.data.latent_shards import Shard
 from l2c_ray.data.sources.opening import open_source
-from l2c_ray.storage.objects import open_store
+from l2c_ray.storage.opening import open_store
 
 
 @pytest.fixture(autouse=True)

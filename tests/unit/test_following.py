@@ -60,7 +60,7 @@ class Lookups:
     over: int = 0
 
     def wait_for(self, count: int = 4) -> None:
-        """That many more."""
+        """Waits for so many more lookups."""
         enough = self.over + count
         wait_until(lambda: self.over >= enough)
 
@@ -179,7 +179,7 @@ def test_trouble_is_told_when_it_begins_and_when_it_is_over(
         assert told() == [begun, f"following {NAME}@champion again"]
 
 
-def test_alias_that_moves_to_a_corrupt_schedule_leaves_the_last_one_until_it_moves_on(
+def test_corrupt_schedule_is_not_served_until_the_alias_moves_on(
     client: MlflowClient,
     run: TrackedRun,
     second: RegisteredVersion,

@@ -25,7 +25,7 @@ def table_of(bits: Sequence[int], coefficients: dict[int, Coefficients]) -> Tabl
 
 
 def outputs(table: Table, computed: Sequence[float]) -> list[float]:
-    """What the single unit gives at each step, where it would compute `computed[step]`."""
+    """Output of the single unit at each step, where it would compute `computed[step]`."""
     executor = ScheduleExecutor(table)
     return [
         executor(step)(0, lambda value=value: torch.tensor(value, dtype=torch.float64)).item()
@@ -44,9 +44,7 @@ def outputs(table: Table, computed: Sequence[float]) -> list[float]:
         ((0.0, 0.0), 16.0),
     ],
 )
-def test_forecast_is_the_last_value_and_its_differences_by_their_coefficients(
-    coefficients: Coefficients, wanted: float
-) -> None:
+def test_forecast_sums_the_last_value_and_its_differences(coefficients: Coefficients, wanted: float) -> None:
     table = table_of((1, 1, 1, 0), {3: coefficients})
     assert outputs(table, [1, 4, 16, 1000]) == [1, 4, 16, wanted]
 

@@ -1,4 +1,4 @@
-"""What is measured anew, its intervals, and each limit of the gate."""
+"""Measuring anew, confidence intervals, and each check of the gate."""
 
 from dataclasses import replace
 from functools import partial
@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor
-from unit_factories import GUIDANCE, MASK, cost, small_schedule
+from unit_factories import MASK, cost, small_schedule
 
 from l2c_ray.caching.executor import ScheduleExecutor
 from l2c_ray.caching.pipeline import Pipeline
@@ -14,6 +14,7 @@ from l2c_ray.caching.recording import RecordingExecutor
 from l2c_ray.evaluation import classifier
 from l2c_ray.evaluation.bootstrap import Interval, Resampling
 from l2c_ray.evaluation.candidates import gate_candidates
+from l2c_ray.evaluation.comparison import Comparison
 from l2c_ray.evaluation.frontier import FIRST_SEED, Candidate, Sampler
 from l2c_ray.evaluation.gate import Check, Limits, drift_check, gate_checks, identity_checks, skips_check
 from l2c_ray.evaluation.remeasurement import Remeasured, fresh_draws, frontier_draws, remeasure
@@ -31,7 +32,7 @@ def noise(*shape: int) -> Tensor:
 def measured(
     error: float = 5e-4, shift: float = 0.01, seconds: float = 1.0, computed: tuple[Mask, ...] = (MASK,)
 ) -> Remeasured:
-    """Errors and seconds that vary by a tenth, and features that are `shift` away from the full run's."""
+    """Errors and seconds that vary by a tenth, and features that are `shift` away from the baseline's."""
     return Remeasured(
         candidate=Candidate("mine", "learned", 3, small_schedule(), 0.75),
         errors=error * (1 + 0.1 * noise(IMAGES)),
@@ -104,7 +105,7 @@ def test_images_that_nobody_can_judge_have_no_distance_to_keep() -> None:
             "2 units were skipped where 3 are planned, first at step 1",
         ),
         ((((1, 1, 1, 1), (0, 2, 0, 1), (1, 0, 1, 1)),), "first at step 1, unit blocks.0.mlp"),
-        ((), "no executor told"),
+        ((), "no executor recorded"),
     ],
     ids=["one computed", "one computed twice", "none told"],
 )
@@ -114,7 +115,7 @@ def test_skips_that_are_not_the_planned_ones_fail(computed: tuple[Mask, ...], to
     assert told in found["skips"].finding
 
 
-def test_version_that_is_not_faster_than_the_full_run_fails() -> None:
+def test_version_that_is_not_faster_than_the_baseline_fails() -> None:
     found = checks(measured(seconds=2.0))
     assert failed(found) == ["gain"]
     assert "% short" in found["gain"].finding
@@ -144,7 +145,7 @@ def test_error_is_compared_by_pairs() -> None:
     assert mine.error_over(other, RESAMPLING).high < 0
 
 
-def test_interval_is_the_same_for_the_same_seed_and_close_to_the_normal_one() -> None:
+def test_interval_is_seeded_and_close_to_the_normal_one() -> None:
     values = noise(400)
     resampling = Resampling(resamples=2000)
 
@@ -193,10 +194,10 @@ def test_recorded_run_makes_the_same_images_and_counts_what_it_computes(
     assert tuple(map(tuple, recording.computed)) == half.table.compute
 
 
-def test_remeasuring_finds_what_the_full_run_and_the_schedule_do(digits_pipeline: Pipeline, half: Schedule) -> None:
+def test_remeasuring_finds_the_errors_of_baseline_and_schedule(digits_pipeline: Pipeline, half: Schedule) -> None:
     candidates = gate_candidates(digits_pipeline, {"half": half})
-    assert [candidate.curve for candidate in candidates] == ["full", "test", "fewer steps"]
-    sampler = Sampler(digits_pipeline.model, "ddim", GUIDANCE, 4)
+    assert [candidate.curve for candidate in candidates] == ["baseline", "test", "fewer steps"]
+    sampler = Sampler(digits_pipeline, 4)
     full, mine, fewer = remeasure(candidates, sampler, fresh_draws(0, "", 6, 10), 4, classifier.load())
     assert full.errors.abs().max() == 0
     labels, seeds = fresh_draws(0, "", 6, 10)
@@ -212,11 +213,12 @@ def test_remeasuring_finds_what_the_full_run_and_the_schedule_do(digits_pipeline
 
 
 def test_executor_that_does_not_do_what_the_schedule_says_is_found(digits_pipeline: Pipeline, half: Schedule) -> None:
-    full, honest, _ = gate_candidates(digits_pipeline, {"half": half})
+    candidates = gate_candidates(digits_pipeline, {"half": half})
     everything = Table.of(tuple((1,) * 24 for _ in range(4)))
-    lying = replace(honest, executor=partial(RecordingExecutor, everything))
-    sampler = Sampler(digits_pipeline.model, "ddim", GUIDANCE, 4)
-    _, mine = remeasure([full, lying], sampler, fresh_draws(0, "", 2, 10), 4, None)
+    lying = replace(candidates.schedules["half"], executor=partial(RecordingExecutor, everything))
+    sampler = Sampler(digits_pipeline, 4)
+    pair = Comparison(candidates.baseline, {"half": lying})
+    mine = remeasure(pair, sampler, fresh_draws(0, "", 2, 10), 4, None).schedules["half"]
     assert "0 units were skipped where 48 are planned" in skips_check(half, mine).finding
 
 

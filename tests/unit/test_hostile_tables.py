@@ -16,19 +16,19 @@ from mutations import fuzzed, mutated
 from picture_files import picture
 
 from l2c_ray.data import latent_shards
-from l2c_ray.data.latent_shards import Shard, claim, open_shards
+from l2c_ray.data.latent_shards import Shard, open_shards, prepare_store
 from l2c_ray.data.settings_file import SETTINGS
 from l2c_ray.data.sources.base import Example
 from l2c_ray.data.sources.parquet import ParquetImages
 from l2c_ray.data.sources.parquet_check import Columns
 from l2c_ray.errors import L2CError, StorageError
-from l2c_ray.storage.objects import ObjectStore, open_store
-from l2c_ray.storage.trees import open_tree
+from l2c_ray.storage.objects import ObjectStore
+from l2c_ray.storage.opening import open_store, open_tree
 
 MIB = 1 << 20
 
 _POOLS: list[pa.MemoryPool] = []
-"""What they gave may be held after a test, and they have to be there when it is let go."""
+"""Memory pools, which must outlive the values that a test read from them."""
 
 
 def written(columns: dict[str, Any], **options: Any) -> bytes:
@@ -191,7 +191,7 @@ def test_shard_of_few_bytes_that_tells_of_many_latents_is_refused_unread(store: 
 
 
 def test_objects_far_larger_than_what_is_read_are_refused_unread(store: ObjectStore, tmp_path: Path) -> None:
-    claim(store, latent_settings())
+    prepare_store(store, latent_settings())
     for name in (SETTINGS, Shard(0, 2).name):
         with (tmp_path / "latents" / name).open("wb") as file:
             file.truncate(5 << 30)
@@ -202,6 +202,6 @@ def test_objects_far_larger_than_what_is_read_are_refused_unread(store: ObjectSt
 
 
 def test_settings_that_tell_of_endless_shards_are_refused_at_once(store: ObjectStore) -> None:
-    claim(store, latent_settings(shards=10**15))
+    prepare_store(store, latent_settings(shards=10**15))
     with pytest.raises(StorageError, match=r"lacks 1000000000000000 of 1000000000000000 shards"):
         open_shards(store)

@@ -13,7 +13,7 @@ from picture_files import picture, write_tar
 from l2c_ray.data.sources.base import MOST_IMAGE_BYTES, Example
 from l2c_ray.data.sources.webdataset import TarImages
 from l2c_ray.errors import L2CError, StorageError
-from l2c_ray.storage.trees import open_tree
+from l2c_ray.storage.opening import open_tree
 
 GIB = 1 << 30
 FEW_BYTES = 8 << 20
@@ -37,7 +37,7 @@ def refusal(folder: Path) -> str:
 
 
 def header(name: str, **fields: object) -> bytes:
-    """Of a member that says these things of itself."""
+    """Header of a member with these fields."""
     info = tarfile.TarInfo(name)
     for field, value in fields.items():
         setattr(info, field, value)

@@ -15,9 +15,10 @@ from l2c_ray.config.imagenet import GenerationConfig
 from l2c_ray.data.settings_file import SETTINGS
 from l2c_ray.errors import CheckpointError, ConfigError, ScheduleError, StorageError
 from l2c_ray.evaluation.imagenet.making import ShardMaker
-from l2c_ray.evaluation.imagenet.shards import ImageShards, claim, shard_name
+from l2c_ray.evaluation.imagenet.shards import ImageShards, prepare_store, shard_name
 from l2c_ray.models.vae import LatentDecoder
-from l2c_ray.storage.objects import ObjectStore, open_store
+from l2c_ray.storage.objects import ObjectStore
+from l2c_ray.storage.opening import open_store
 
 
 def generation_config(tmp_path: Path, **sections: dict[str, Any]) -> GenerationConfig:
@@ -61,7 +62,7 @@ def images_of(store: ObjectStore) -> Tensor:
 def test_shards_hold_the_images_of_their_numbers_whatever_their_size(
     tmp_path: Path, store: ObjectStore, maker: ShardMaker
 ) -> None:
-    assert claim(store, maker.settings) == [0, 1, 2]
+    assert prepare_store(store, maker.settings) == [0, 1, 2]
     for number in (2, 0, 1):
         store.put(shard_name(number), maker.make(number))
     images = images_of(store)
@@ -69,7 +70,7 @@ def test_shards_hold_the_images_of_their_numbers_whatever_their_size(
 
     other = generation_config(tmp_path, images={"storage": str(tmp_path / "other"), "shard_size": 7, "batch_size": 7})
     whole, at_once = open_store(other.images.storage), ShardMaker(other, "cpu")
-    claim(whole, at_once.settings)
+    prepare_store(whole, at_once.settings)
     whole.put(shard_name(0), at_once.make(0))
     difference = images_of(whole).int() - images.int()
     assert difference.abs().max() <= 1
@@ -84,9 +85,9 @@ def test_shard_is_the_same_when_it_is_made_again(tmp_path: Path, maker: ShardMak
 
 
 def test_only_shards_that_are_missing_are_made(store: ObjectStore, maker: ShardMaker) -> None:
-    claim(store, maker.settings)
+    prepare_store(store, maker.settings)
     store.put(shard_name(1), maker.make(1))
-    assert claim(store, maker.settings) == [0, 2]
+    assert prepare_store(store, maker.settings) == [0, 2]
     with pytest.raises(StorageError, match=r"lacks 2 of 3 shards; generate into it again"):
         ImageShards(store)
 
@@ -104,19 +105,19 @@ def test_only_shards_that_are_missing_are_made(store: ObjectStore, maker: ShardM
 def test_images_of_other_settings_are_not_mixed_in(
     tmp_path: Path, store: ObjectStore, maker: ShardMaker, section: str, key: str, value: Any, named: str
 ) -> None:
-    claim(store, maker.settings)
+    prepare_store(store, maker.settings)
     store.put(shard_name(1), maker.make(1))
     other = ShardMaker(generation_config(tmp_path, **{section: {key: value}}), "cpu")
     with pytest.raises(ConfigError) as caught:
-        claim(store, other.settings)
+        prepare_store(store, other.settings)
     assert caught.value.subject == f"{named} in {tmp_path / 'images' / SETTINGS}"
-    assert claim(store, maker.settings) == [0, 2]
+    assert prepare_store(store, maker.settings) == [0, 2]
 
 
 def test_place_without_a_shard_may_get_other_settings(tmp_path: Path, store: ObjectStore, maker: ShardMaker) -> None:
-    claim(store, maker.settings)
+    prepare_store(store, maker.settings)
     other = ShardMaker(generation_config(tmp_path, images={"count": 2}), "cpu")
-    assert claim(store, other.settings) == [0]
+    assert prepare_store(store, other.settings) == [0]
     store.put(shard_name(0), other.make(0))
     assert ImageShards(store).images == 2
 
@@ -131,7 +132,7 @@ def test_settings_that_are_none_are_refused_naming_them(store: ObjectStore) -> N
 
 
 def test_damaged_shard_and_one_of_another_size_are_refused_naming_them(store: ObjectStore, maker: ShardMaker) -> None:
-    claim(store, maker.settings)
+    prepare_store(store, maker.settings)
     for number in range(3):
         store.put(shard_name(number), maker.make(number))
     for content in (maker.make(2), maker.make(1)[:-40]):
@@ -145,7 +146,7 @@ def test_latents_become_the_pixels_that_their_autoencoder_makes_of_them(
 ) -> None:
     model = {"checkpoint": str(latent_model)}
     maker = ShardMaker(generation_config(tmp_path, model=model | {"vae": str(autoencoder)}), "cpu")
-    claim(store, maker.settings)
+    prepare_store(store, maker.settings)
     for number in range(3):
         store.put(shard_name(number), maker.make(number))
     images = images_of(store)

@@ -113,7 +113,7 @@ def test_inception_score_counts_the_classes_that_are_surely_there() -> None:
     assert inception_score(features(3, 8)) >= 1
 
 
-def test_inception_score_is_always_the_same_and_leaves_the_random_numbers_alone() -> None:
+def test_inception_score_is_seeded_and_leaves_other_draws_alone() -> None:
     torch.manual_seed(3)
     state = torch.get_rng_state()
     assert inception_score(features(50, 8)) == inception_score(features(50, 8))
@@ -126,7 +126,7 @@ def test_precision_and_recall_of_equal_and_of_far_sets() -> None:
     assert precision_recall(some + 1000, some) == (0, 0)
 
 
-def test_precision_falls_by_images_off_the_manifold_and_recall_by_modes_that_are_missing() -> None:
+def test_precision_falls_by_odd_images_and_recall_by_missing_modes() -> None:
     near, far = features(40, 16), features(40, 16, seed=1) + 1000
     assert precision_recall(torch.cat([near, far]), near) == (0.5, 1)
     assert precision_recall(near, torch.cat([near, far])) == (1, 0.5)

@@ -1,4 +1,4 @@
-"""What the import of each entry point may load of the libraries that take long to load; all else waits for its use."""
+"""Heavy libraries that the import of each entry point may load; all others wait for their use."""
 
 import subprocess
 import sys
@@ -39,6 +39,7 @@ def modules_of(*folders: str) -> list[str]:
 
 LIGHT = [
     "l2c_ray",
+    "l2c_ray.library",
     "l2c_ray.schedule",
     *modules_of("cli", "config", "policies", "registry"),
     "l2c_ray.distributed.local_head",
@@ -48,23 +49,18 @@ LIGHT = [
     "l2c_ray.sampling.solvers",
     "l2c_ray.search.results",
     "l2c_ray.storage.folder",
-    "l2c_ray.storage.objects",
+    "l2c_ray.storage.opening",
 ]
-"""Those of every command before its work begins: what a command is given is read and checked by them alone."""
+"""Modules that every command imports before its work begins, and checks its input by."""
 LIGHT.remove("l2c_ray.registry.pyfunc")
 """MLflow loads it to make images."""
 
 A_LEARNER = """
 from l2c_ray.config.learn import LearnConfig
-from l2c_ray.data.training import open_training_images
-from l2c_ray.learning.learners import make_learner
-from l2c_ray.models import zoo
-from l2c_ray.sampling.solvers import make_solver
+from l2c_ray.distributed.run import Run
 
 tables = {"model": {"name": "digits-dit"}, "router": {"budget": 0.5}, "training": {"iterations": 9}}
-config = LearnConfig.parse(tables, source="test")
-model = zoo.load(config.model.name)
-make_learner(config, model, make_solver("ddim", 20, model), open_training_images(config))
+Run.prepare(LearnConfig.parse(tables, source="test"))
 """
 
 RAY = {"ray", "requests"}
@@ -74,7 +70,7 @@ RAY_SERVE = RAY | {"fastapi", "pandas", "pyarrow"}
 ENTRY_POINTS = {
     "worker": ("import l2c_ray.distributed.worker" + A_LEARNER, RAY_TRAIN | {"diffusers", "numpy", "PIL", "torch"}),
     "sampler": ("import l2c_ray.distributed.sampling", RAY | {"numpy", "torch"}),
-    "mailbox": ("import l2c_ray.distributed.mailbox", RAY),
+    "run monitor": ("import l2c_ray.distributed.run_monitor", RAY),
     "trial": ("import l2c_ray.distributed.trials", RAY_TRAIN | {"numpy", "torch"}),
     "learning driver": ("import l2c_ray.distributed.learn", RAY_TRAIN | {"numpy", "torch"}),
     "serving application": ("import l2c_ray.serving.app", RAY_SERVE | {"numpy", "torch"}),

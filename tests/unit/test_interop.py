@@ -60,7 +60,7 @@ def only(unit: int, units: int = UNITS) -> tuple[int, ...]:
     return tuple(int(other == unit) for other in range(units))
 
 
-def test_rows_of_a_dit_router_are_counted_from_the_last_step_and_the_even_ones_reuse(router: Path) -> None:
+def test_dit_router_rows_count_from_the_last_step_and_even_ones_reuse(router: Path) -> None:
     everything = (1,) * UNITS
     table = read_dit(saved(of_dit(), router))
     assert table.compute == (everything, only(2), everything, only(0))

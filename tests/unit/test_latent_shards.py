@@ -15,13 +15,14 @@ from tiny_models import save_tiny_autoencoder
 from l2c_ray.config.encoding import EncodingConfig
 from l2c_ray.data import latent_shards, preparing
 from l2c_ray.data.cropping import center_crop
-from l2c_ray.data.latent_shards import Shard, claim, open_shards
+from l2c_ray.data.latent_shards import Shard, open_shards, prepare_store
 from l2c_ray.data.preparing import Gatherer, Row
 from l2c_ray.data.settings_file import SETTINGS
 from l2c_ray.data.sources.opening import open_source
 from l2c_ray.errors import ConfigError, EncodingError, StorageError
 from l2c_ray.models.vae import LatentEncoder
-from l2c_ray.storage.objects import ObjectStore, open_store
+from l2c_ray.storage.objects import ObjectStore
+from l2c_ray.storage.opening import open_store
 
 
 @pytest.fixture
@@ -72,7 +73,7 @@ def test_images_are_cropped_and_half_of_them_mirrored(tmp_path: Path) -> None:
     assert all(np.array_equal(mirrored[name], plain[name][:, ::-1]) for name in turned)
 
 
-def test_what_is_drawn_for_an_image_depends_on_its_name_and_the_seed_alone() -> None:
+def test_noise_of_an_image_depends_on_its_name_and_the_seed_alone() -> None:
     together = preparing.noise_of(["a", "b", "c"], 0, SHAPE)
     assert torch.equal(together[1:2], preparing.noise_of(["b"], 0, SHAPE))
     assert not torch.equal(together[0], together[1])
@@ -148,21 +149,21 @@ def test_latent_that_is_not_finite_is_refused_naming_its_image(tmp_path: Path) -
 
 
 def test_shards_that_are_there_are_told_and_other_settings_refused(store: ObjectStore) -> None:
-    assert claim(store, latent_settings()) == []
-    assert claim(store, latent_settings(seed=1)) == []
-    claim(store, latent_settings())
+    assert prepare_store(store, latent_settings()) == []
+    assert prepare_store(store, latent_settings(seed=1)) == []
+    prepare_store(store, latent_settings())
     store.put(Shard(1, 2).name, content())
-    assert claim(store, latent_settings()) == [Shard(1, 2)]
+    assert prepare_store(store, latent_settings()) == [Shard(1, 2)]
     for name, value in {"seed": 1, "source_sha256": "c" * 64, "vae_sha256": "c" * 64, "mirrored": False}.items():
         with pytest.raises(ConfigError) as caught:
-            claim(store, latent_settings(**{name: value}))
+            prepare_store(store, latent_settings(**{name: value}))
         assert caught.value.subject == f"{name} in {store.address}/{SETTINGS}"
 
 
 def test_place_without_all_its_shards_is_refused(store: ObjectStore) -> None:
     with pytest.raises(StorageError, match="has no latents: there is no settings.json"):
         open_shards(store)
-    claim(store, latent_settings())
+    prepare_store(store, latent_settings())
     store.put(Shard(1, 2).name, content())
     with pytest.raises(StorageError, match="lacks 1 of 2 shards; encode into it again"):
         open_shards(store)

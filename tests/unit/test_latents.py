@@ -14,15 +14,16 @@ from torch import Tensor
 from unit_factories import learn_config, tiny_dit
 
 from l2c_ray.data import latent_shards
-from l2c_ray.data.latent_shards import Shard, claim
+from l2c_ray.data.latent_shards import Shard, prepare_store
 from l2c_ray.data.latents import LatentImages
 from l2c_ray.data.training import open_training_images
 from l2c_ray.errors import ConfigError, StorageError
-from l2c_ray.learning.learners import make_learner
-from l2c_ray.learning.pair_learner import PairLearner
+from l2c_ray.learning.l2c.learner import L2CLearner
+from l2c_ray.learning.objectives import make_objective
 from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.storage.folder import Folder
-from l2c_ray.storage.objects import ObjectStore, open_store
+from l2c_ray.storage.objects import ObjectStore
+from l2c_ray.storage.opening import open_store
 
 SIZES = (5, 3, 4, 5, 1, 2)
 
@@ -42,7 +43,7 @@ class CountingStore(Folder):
 def fill(folder: Path) -> ObjectStore:
     """Image number i of all has latents of i + 1 and label i mod 3."""
     store = open_store(str(folder))
-    claim(store, latent_settings(shards=len(SIZES)))
+    prepare_store(store, latent_settings(shards=len(SIZES)))
     first = 0
     for number, size in enumerate(SIZES):
         images = range(first, first + size)
@@ -71,13 +72,13 @@ def drawn(images: LatentImages, size: int, iterations: range) -> list[int]:
     return numbers
 
 
-@given(workers=st.integers(1, 6), mixed=st.integers(1, 7), size=st.integers(1, 9))
+@given(workers=st.integers(1, 6), shuffle_shards=st.integers(1, 7), size=st.integers(1, 9))
 def test_workers_together_see_every_image_once_an_epoch(
-    filled: ObjectStore, workers: int, mixed: int, size: int
+    filled: ObjectStore, workers: int, shuffle_shards: int, size: int
 ) -> None:
     seen: list[int] = []
     for rank in range(workers):
-        images = LatentImages(filled, seed=1, rank=rank, workers=workers, mixed=mixed)
+        images = LatentImages(filled, seed=1, rank=rank, workers=workers, shuffle_shards=shuffle_shards)
         its_own = sum(SIZES[rank::workers])
         both = drawn(images, size, range(-(-2 * its_own // size)))
         assert sorted(both[:its_own]) == sorted(both[its_own : 2 * its_own])
@@ -87,25 +88,25 @@ def test_workers_together_see_every_image_once_an_epoch(
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=6))
 def test_batch_of_an_iteration_does_not_depend_on_those_before_it(filled: ObjectStore, iterations: list[int]) -> None:
-    images = LatentImages(filled, seed=1, rank=1, workers=2, mixed=2)
+    images = LatentImages(filled, seed=1, rank=1, workers=2, shuffle_shards=2)
     for iteration in iterations:
-        alone = LatentImages(filled, seed=1, rank=1, workers=2, mixed=2)
+        alone = LatentImages(filled, seed=1, rank=1, workers=2, shuffle_shards=2)
         here = range(iteration, iteration + 1)
         assert drawn(images, 4, here) == drawn(alone, 4, here)
 
 
 def test_order_is_another_one_in_each_epoch_and_for_each_seed(filled: ObjectStore) -> None:
-    first, other = (LatentImages(filled, seed, rank=0, workers=1, mixed=3) for seed in (1, 2))
+    first, other = (LatentImages(filled, seed, rank=0, workers=1, shuffle_shards=3) for seed in (1, 2))
     epochs = drawn(first, sum(SIZES), range(2))
     assert epochs[: sum(SIZES)] != epochs[sum(SIZES) :]
     assert epochs[: sum(SIZES)] != sorted(epochs[: sum(SIZES)])
     assert drawn(other, sum(SIZES), range(1)) != epochs[: sum(SIZES)]
 
 
-def test_images_of_mixed_shards_come_together(filled: ObjectStore) -> None:
+def test_images_of_shards_that_are_shuffled_together_are_mixed(filled: ObjectStore) -> None:
     shard_of = np.repeat(range(len(SIZES)), SIZES)
-    apart, mixed = (LatentImages(filled, seed=1, rank=0, workers=1, mixed=count) for count in (1, 6))
-    changes = [np.count_nonzero(np.diff(shard_of[drawn(each, sum(SIZES), range(1))])) for each in (apart, mixed)]
+    apart, together = (LatentImages(filled, seed=1, rank=0, workers=1, shuffle_shards=count) for count in (1, 6))
+    changes = [np.count_nonzero(np.diff(shard_of[drawn(each, sum(SIZES), range(1))])) for each in (apart, together)]
     assert changes[0] == len(SIZES) - 1
     assert changes[1] > 2 * changes[0]
 
@@ -113,21 +114,21 @@ def test_images_of_mixed_shards_come_together(filled: ObjectStore) -> None:
 def test_every_shard_is_read_once_an_epoch_and_only_by_its_own_worker(filled: ObjectStore) -> None:
     for rank in range(2):
         counting = CountingStore(Path(filled.address))
-        images = LatentImages(counting, seed=1, rank=rank, workers=2, mixed=2)
+        images = LatentImages(counting, seed=1, rank=rank, workers=2, shuffle_shards=2)
         drawn(images, 1, range(sum(SIZES[rank::2])))
         own = {Shard(number, size).name: 1 for number, size in enumerate(SIZES) if number % 2 == rank}
         assert {name: times for name, times in counting.read.items() if name != "settings.json"} == own
 
 
-def test_memory_holds_the_mixed_shards_alone(tmp_path: Path) -> None:
+def test_memory_holds_only_the_shards_that_are_shuffled_together(tmp_path: Path) -> None:
     count, size = 3, 256
     store = open_store(str(tmp_path))
-    claim(store, latent_settings(shards=count, size=16))
+    prepare_store(store, latent_settings(shards=count, size=16))
     for number in range(count):
         latents = np.zeros((size, 4, 16, 16), np.float16)
         store.put(Shard(number, size).name, latent_shards.encode(latents, [0] * size, ["x"] * size, []))
     before = bytes_of_latents()
-    images = LatentImages(store, seed=0, rank=0, workers=1, mixed=1)
+    images = LatentImages(store, seed=0, rank=0, workers=1, shuffle_shards=1)
     for iteration in range(count):
         images.batch(size, iteration, torch.Generator())
         assert bytes_of_latents() - before <= size * 4 * 16 * 16 * 2
@@ -139,11 +140,12 @@ def bytes_of_latents() -> int:
     return sum(each.nbytes for each in gc.get_objects() if type(each) is Tensor and each.dtype == torch.float16)
 
 
-def learner(store: ObjectStore, rank: int = 0, **sections: dict[str, object]) -> PairLearner:
-    config = learn_config(data={"latents": store.address, "mixed_shards": 2}, cluster={"workers": 2}, **sections)
+def learner(store: ObjectStore, rank: int = 0, **sections: dict[str, object]) -> L2CLearner:
+    config = learn_config(data={"latents": store.address, "shuffle_shards": 2}, cluster={"workers": 2}, **sections)
     model = tiny_dit(channels=4)
-    learned = make_learner(config, model, make_solver("ddim", 6, model), open_training_images(config, rank), rank)
-    assert isinstance(learned, PairLearner)
+    images = open_training_images(config, rank)
+    learned = make_objective(config).make_learner(model, make_solver("ddim", 6, model), images, rank)
+    assert isinstance(learned, L2CLearner)
     return learned
 
 
@@ -163,7 +165,7 @@ def test_resumed_run_on_latents_is_the_run_that_was_never_cut_off(filled: Object
 
 def test_run_keeps_in_its_record_which_latents_it_had(filled: ObjectStore, tmp_path: Path) -> None:
     record = LatentImages(filled, 0, 0, 1, 8).settings()
-    assert record["mixed_shards"] == 8
+    assert record["shuffle_shards"] == 8
     assert record == LatentImages(fill(tmp_path / "again"), 1, 1, 2, 8).settings()
     store = fill(tmp_path / "other")
     (tmp_path / "other" / Shard(5, 2).name).rename(tmp_path / "other" / Shard(5, 3).name)
@@ -177,7 +179,7 @@ def test_latents_that_do_not_fit_are_refused_naming_the_key(filled: ObjectStore)
     ):
         config = learn_config(data={"latents": filled.address})
         with pytest.raises(ConfigError, match=rf"^data.latents: {problem}"):
-            make_learner(config, model, make_solver("ddim", 6, model), open_training_images(config))
+            make_objective(config).make_learner(model, make_solver("ddim", 6, model), open_training_images(config))
 
 
 def test_more_workers_than_shards_and_no_latents_are_refused(filled: ObjectStore, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What `l2c learn` refuses before it looks for a cluster, and that it looks for one before it starts a run."""
+"""Input that `l2c learn` refuses before it connects to a cluster, which it does before it starts a run."""
 
 from pathlib import Path
 
@@ -24,11 +24,11 @@ def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
         ("run.storage='/proc/runs'", "/proc/runs"),
     ],
 )
-def test_bad_input_is_told_in_one_line(refused: Refused, override: str, named: str) -> None:
+def test_bad_input_is_reported_in_one_line(refused: Refused, override: str, named: str) -> None:
     assert named in refused("learn", DIGITS, "--set", override)
 
 
-def test_wrong_keys_of_the_storage_are_told_without_them(
+def test_wrong_keys_of_the_storage_are_reported_without_them(
     refused: Refused, monkeypatch: pytest.MonkeyPatch, object_server: ObjectServer
 ) -> None:
     for name, value in object_server.environment("s3cret-but-wrong").items():
@@ -40,7 +40,7 @@ def test_wrong_keys_of_the_storage_are_told_without_them(
     assert "s3cret" not in line
 
 
-def test_unreachable_tracking_server_is_told_without_its_password(
+def test_unreachable_tracking_server_is_reported_without_its_password(
     refused: Refused, monkeypatch: pytest.MonkeyPatch, unused_port: int
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:s3cret@127.0.0.1:{unused_port}")
@@ -49,6 +49,6 @@ def test_unreachable_tracking_server_is_told_without_its_password(
     assert "s3cret" not in line
 
 
-def test_bad_address_of_a_cluster_is_told_before_there_is_a_run(refused: Refused, client: MlflowClient) -> None:
+def test_bad_address_of_a_cluster_is_reported_before_a_run_begins(refused: Refused, client: MlflowClient) -> None:
     assert "RAY_ADDRESS: nowhere is no host:port" in refused("learn", DIGITS)
     assert client.get_experiment_by_name("l2c") is None

@@ -1,4 +1,4 @@
-"""What commands write: text of others in tables and usage errors, JSON, and streams that cannot be written."""
+"""Output of commands: untrusted text in tables and usage errors, JSON, and streams that cannot be written."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""What a model samples comes out as a picture, or not at all: latents are decoded, never shown as they are."""
+"""Samples become pictures: pixels as they are, latents decoded or not at all."""
 
 import io
 from pathlib import Path

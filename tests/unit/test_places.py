@@ -209,7 +209,7 @@ def test_every_option_is_known_to_be_read_written_or_no_place() -> None:
     assert known == WRITTEN_OPTIONS | READ_OPTIONS
 
 
-def test_every_variable_of_the_environment_is_known_to_be_read_written_or_no_place() -> None:
+def test_every_variable_of_the_environment_is_classified() -> None:
     source = "".join(path.read_text() for path in (REPOSITORY / "l2c_ray").rglob("*.py"))
     read = set(re.findall(r'"((?:L2C|RAY|MLFLOW|AWS)_[A-Z0-9_]+)"', source))
     assert read - {*environment.WRITTEN, *environment.READ} == VARIABLES_OF_NO_PLACE
@@ -263,7 +263,7 @@ def _fits(job: type[JobConfig], path: Path) -> bool:
 
 
 @pytest.mark.usefixtures("job")
-def test_generation_that_would_lose_its_images_is_refused_before_it_starts(refused: Refused, tmp_path: Path) -> None:
+def test_generation_that_would_lose_its_images_is_refused(refused: Refused, tmp_path: Path) -> None:
     config = tmp_path / "generate.toml"
     config.write_text('[model]\nname = "digits-dit"\n[images]\nstorage = "images/digits"\ncount = 4\n')
     line = refused("imagenet", "generate", config)
@@ -300,24 +300,24 @@ ADDRESSES = [
 
 @pytest.mark.parametrize(("name", "given", "wanted"), ADDRESSES)
 def test_variables_name_places_from_the_root_on(name: str, given: str, wanted: str, folder: Path) -> None:
-    assert environment.settled({name: given})[name] == wanted.format(folder)
+    assert environment.normalized({name: given})[name] == wanted.format(folder)
 
 
 @pytest.mark.parametrize(("name", "given", "wanted"), ADDRESSES)
 @pytest.mark.usefixtures("job")
 def test_a_job_refuses_variables_of_relative_places(name: str, given: str, wanted: str) -> None:
     with pytest.raises(ConfigError, match=f"^{name}=.*is relative, .* lost"):
-        environment.settled({**os.environ, name: given})
+        environment.normalized({**os.environ, name: given})
 
 
 def test_a_replica_of_ray_serve_refuses_variables_of_relative_places() -> None:
     with pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI"):
-        environment.settled({"RAY_RAYLET_PID": "7", "MLFLOW_TRACKING_URI": "sqlite:///relative.db"})
+        environment.normalized({"RAY_RAYLET_PID": "7", "MLFLOW_TRACKING_URI": "sqlite:///relative.db"})
 
 
 @pytest.mark.parametrize("name", environment.READ)
 def test_variables_of_what_is_read_name_files_from_the_root_on(name: str, job: Path) -> None:
-    assert environment.settled({**os.environ, name: "keys/ca.pem"})[name] == str(job / "keys" / "ca.pem")
+    assert environment.normalized({**os.environ, name: "keys/ca.pem"})[name] == str(job / "keys" / "ca.pem")
 
 
 @pytest.mark.parametrize(
@@ -344,7 +344,7 @@ def test_variables_of_what_is_read_name_files_from_the_root_on(name: str, job: P
 @pytest.mark.usefixtures("job")
 def test_addresses_of_no_relative_file_stay_as_they_are(address: str) -> None:
     for name in environment.WRITTEN:
-        assert environment.settled({**os.environ, name: address}).get(name, address) == address
+        assert environment.normalized({**os.environ, name: address}).get(name, address) == address
 
 
 def test_commands_use_the_variables_as_they_were_where_the_user_is(
@@ -366,7 +366,7 @@ def test_commands_refuse_variables_of_relative_places_in_a_job(
 @pytest.mark.parametrize("path", ["a\0b", "~nobody-of-this-name/runs"])
 def test_paths_that_can_be_none_are_refused(path: str) -> None:
     with pytest.raises(L2CError):
-        environment.settled({"L2C_STORAGE": path})
+        environment.normalized({"L2C_STORAGE": path})
     with pytest.raises(ValueError, match="null byte|home"):
         places.absolute(path)
 

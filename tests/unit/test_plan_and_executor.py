@@ -18,7 +18,7 @@ from l2c_ray.errors import L2CError, ScheduleError
 from l2c_ray.evaluation.cost import make_schedule
 from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.policies.fixed_interval import fixed_interval
-from l2c_ray.sampling.loop import full_run
+from l2c_ray.sampling.loop import baseline_handlers
 from l2c_ray.schedule import Guidance, Mask, Provenance, Schedule, Table
 
 
@@ -33,7 +33,7 @@ def scheduled(pipeline: Pipeline, table: Table) -> Schedule:
 
 @contextmanager
 def recorded_computations(model: CacheableTransformer) -> Iterator[list[list[int]]]:
-    """Of each evaluation, the units whose layers really ran, seen by hooks on diffusers' own layers."""
+    """The units whose layers really ran in each evaluation, seen by hooks on diffusers' own layers."""
     evaluations: list[list[int]] = []
     blocks = model.transformer.transformer_blocks
     layers = [layer for block in blocks for layer in (block.attn1, block.ff)]
@@ -51,6 +51,11 @@ def recorded_computations(model: CacheableTransformer) -> Iterator[list[list[int
 
 
 COMPUTE, LAST = None, (1.0,)
+
+
+def test_plan_is_made_once_for_a_table() -> None:
+    assert plan(random_table(5, 3, 0)) is plan(random_table(5, 3, 0))
+    assert plan(random_table(5, 3, 0)) is not plan(random_table(5, 3, 1))
 
 
 @pytest.mark.parametrize(
@@ -87,7 +92,7 @@ def test_executor_gives_the_last_computed_value_and_asks_for_no_other(mask: Mask
     executor = ScheduleExecutor(Table.of(mask))
     newest: dict[int, Tensor] = {}
     for step, row in enumerate(mask):
-        branch = executor(step)
+        handler = executor(step)
         for unit, bit in enumerate(row):
             fresh = torch.tensor([step, unit])
             asked: list[int] = []
@@ -96,7 +101,7 @@ def test_executor_gives_the_last_computed_value_and_asks_for_no_other(mask: Mask
                 asked.append(1)
                 return fresh
 
-            output = branch(unit, compute)
+            output = handler(unit, compute)
             newest[unit] = fresh if bit else newest[unit]
             assert len(asked) == bit
             assert output is newest[unit]
@@ -108,9 +113,9 @@ def test_executor_holds_no_tensor_longer_than_it_is_reused() -> None:
     alive: dict[tuple[int, int], weakref.ref[Tensor]] = {}
     held = []
     for step, row in enumerate(mask):
-        branch = executor(step)
+        handler = executor(step)
         for unit, bit in enumerate(row):
-            output = branch(unit, lambda: torch.zeros(1))
+            output = handler(unit, lambda: torch.zeros(1))
             if bit:
                 alive[step, unit] = weakref.ref(output)
             del output
@@ -128,7 +133,7 @@ def test_exactly_the_units_of_the_mask_are_computed(digits_pipeline: Pipeline, s
     assert evaluations == [[unit for unit, bit in enumerate(row) if bit] for row in table.compute]
 
 
-def test_fixed_interval_computes_everything_at_every_second_step_and_nothing_between(
+def test_fixed_interval_of_2_computes_every_second_step(
     digits_pipeline: Pipeline,
 ) -> None:
     schedule = scheduled(digits_pipeline, fixed_interval(4, 24, 2))
@@ -141,13 +146,13 @@ def test_fixed_interval_counts_from_step_0() -> None:
     assert fixed_interval(5, 2, 3).compute == ((1, 1), (0, 0), (0, 0), (1, 1), (0, 0))
 
 
-def test_schedule_that_computes_everything_gives_the_full_run_bit_for_bit(digits_pipeline: Pipeline) -> None:
+def test_schedule_that_computes_everything_gives_the_baseline_bit_for_bit(digits_pipeline: Pipeline) -> None:
     schedule = scheduled(digits_pipeline, Table.of(((1,) * 24,) * 4))
     labels, seeds = [3, 1, 4], [1, 5, 9]
     assert torch.equal(digits_pipeline.generate(labels, seeds, schedule), digits_pipeline.generate(labels, seeds))
 
 
-def test_schedule_that_reuses_gives_other_images_than_the_full_run(digits_pipeline: Pipeline) -> None:
+def test_schedule_that_reuses_gives_other_images_than_the_baseline(digits_pipeline: Pipeline) -> None:
     schedule = scheduled(digits_pipeline, fixed_interval(4, 24, 2))
     assert not torch.allclose(
         digits_pipeline.generate([3], [1], schedule), digits_pipeline.generate([3], [1]), atol=1e-3
@@ -176,8 +181,8 @@ def test_labels_without_a_seed_each_are_refused(scale: float) -> None:
         tiny_pipeline(guidance=Guidance(scale=scale)).generate([0, 1], [5])
 
 
-def test_full_run_asks_for_every_unit() -> None:
-    assert full_run(3)(0, lambda: torch.ones(1)) == torch.ones(1)
+def test_baseline_asks_for_every_unit() -> None:
+    assert baseline_handlers(3)(0, lambda: torch.ones(1)) == torch.ones(1)
 
 
 def test_pixels_are_rounded_and_clipped() -> None:

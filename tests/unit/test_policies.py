@@ -12,11 +12,13 @@ from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.data.seeding import draw_seed
 from l2c_ray.errors import ConfigError
 from l2c_ray.evaluation.cost import make_schedule
-from l2c_ray.models.base import Branch
+from l2c_ray.models.base import UnitHandler
 from l2c_ray.policies.calibrated import Calibrated, calibration_errors, reuse_below
+from l2c_ray.policies.calibrated_taylor import CalibratedTaylor, choose, timetables
+from l2c_ray.policies.calibrated_taylor import calibration_errors as taylor_errors
 from l2c_ray.policies.fixed_interval import fixed_interval
 from l2c_ray.policies.rules import RULES, parse_rule, provenance
-from l2c_ray.policies.taylor import taylor, taylor_coefficients
+from l2c_ray.policies.taylor import Taylor, computed_steps, taylor, taylor_coefficients
 from l2c_ray.sampling.loop import noise_from_seeds, sample_images
 from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Guidance, Schedule, Table
@@ -41,7 +43,7 @@ def column(table: Table, unit: int = 0) -> list[int]:
 
 
 def executed(table: Table, value_at: Callable[[int], float]) -> list[float]:
-    """What the first unit's output is at each step if it computes to `value_at(step)`."""
+    """The first unit's output at each step if it computes to `value_at(step)`."""
     executor = ScheduleExecutor(table)
     outputs = []
     for step in range(len(table.compute)):
@@ -54,7 +56,7 @@ def executed(table: Table, value_at: Callable[[int], float]) -> list[float]:
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_every_setting_of_a_sweep_makes_a_schedule_that_samples_and_can_be_made_again(name: str) -> None:
+def test_every_setting_of_a_sweep_makes_a_schedule_again_and_again(name: str) -> None:
     pipeline = pipeline_of(8)
     rule = RULES[name]
     shares = []
@@ -69,7 +71,7 @@ def test_every_setting_of_a_sweep_makes_a_schedule_that_samples_and_can_be_made_
     assert min(shares) < max(shares) <= 1
 
 
-def test_fixed_interval_counts_evaluations_whatever_the_order_of_the_solver() -> None:
+def test_fixed_interval_counts_evaluations_of_any_solver() -> None:
     assert column(table_of("fixed-interval:interval=3")) == [1, 0, 0, 1, 0, 0, 1, 0]
     assert column(table_of("fixed-interval:interval=3", pipeline_of(8, "dpm-solver-2"))) == [1, 0, 0, 1, 0, 0, 1, 0]
 
@@ -78,9 +80,66 @@ def test_taylor_has_the_mask_of_the_fixed_interval() -> None:
     assert table_of("taylor:interval=3,order=2").compute == fixed_interval(8, UNITS, 3).compute
 
 
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ("interval=3,order=1", [0, 3, 6, 9]),
+        ("interval=3,order=1,disable_cache_before_step=1", [0, 2, 5, 8, 11]),
+        ("interval=3,order=1,disable_cache_before_step=4", [0, 1, 2, 3, 5, 8, 11]),
+        ("interval=4,order=1,disable_cache_before_step=2", [0, 1, 3, 7, 11]),
+        ("interval=5,order=1,disable_cache_before_step=1,disable_cache_after_step=10", [0, 2, 7, 10, 11]),
+        ("interval=5,order=1,disable_cache_before_step=0", [0, 1, 6, 11]),
+        ("interval=1,order=1", list(range(12))),
+    ],
+)
+def test_taylor_computes_warm_up_interval_and_cooldown(settings: str, steps: list[int]) -> None:
+    table = table_of(f"taylor:{settings}", pipeline_of(12))
+    assert [step for step, bit in enumerate(column(table)) if bit] == steps
+
+
+def test_timetables_are_all_that_the_settings_can_give() -> None:
+    found = [tuple(computed_steps(9, settings)) for settings in timetables(9, 4) if settings.order == 2]
+    tried = [
+        Taylor(interval=interval, order=2, disable_cache_before_step=before, disable_cache_after_step=after)
+        for interval in range(1, 11)
+        for before in range(-1, 9)
+        for after in range(1, 10)
+    ]
+    wanted = {steps for settings in tried if len(steps := tuple(computed_steps(9, settings))) == 4}
+    assert len(found) == len(set(found)) > 10
+    assert set(found) == wanted
+
+
+def test_calibrated_taylor_takes_the_least_error_of_its_calibration_set() -> None:
+    pipeline = pipeline_of(8)
+    settings = CalibratedTaylor(computed=0.5, images=2, seed=3)
+    chosen = choose(pipeline, settings)
+    candidates = timetables(8, 4)
+    errors = taylor_errors(pipeline, candidates, 2, settings)
+    assert errors[candidates.index(chosen)] == min(errors)
+    assert min(errors) < max(errors)
+    assert table_of("calibrated-taylor:computed=0.5,images=2,seed=3", pipeline) == taylor(8, UNITS, chosen)
+
+
+@pytest.mark.parametrize(("computed", "steps"), [(1, 8), (0.75, 6), (0.45, 4), (0.01, 1)])
+def test_calibrated_taylor_computes_the_share_of_steps(computed: float, steps: int) -> None:
+    assert sum(column(table_of(f"calibrated-taylor:computed={computed},images=1"))) == steps
+
+
+def test_calibrated_taylor_reports_its_images_and_chooses_once() -> None:
+    pipeline = pipeline_of(8)
+    reported: list[tuple[int, int]] = []
+    settings = CalibratedTaylor(computed=0.5, images=3)
+    choose(pipeline, settings, lambda done, total: reported.append((done, total)))
+    assert reported[0][0] == 0
+    assert reported[-1][0] == reported[-1][1]
+    assert len({total for _, total in reported}) == 1
+    choose(pipeline, settings, lambda done, total: pytest.fail("sampled again"))
+
+
 @pytest.mark.parametrize("order", [1, 2])
 def test_taylor_follows_a_straight_line_once_it_has_two_values(order: int) -> None:
-    outputs = executed(taylor(12, 1, interval=3, order=order), lambda step: 2 - 5 * step)
+    outputs = executed(taylor(12, 1, Taylor(interval=3, order=order)), lambda step: 2 - 5 * step)
     assert outputs[:3] == [2, 2, 2]
     assert outputs[3:] == pytest.approx([2 - 5 * step for step in range(3, 12)])
 
@@ -90,7 +149,7 @@ def test_taylor_lags_behind_a_parabola_by_what_backward_differences_do(
     order: int, missing: Callable[[int], float]
 ) -> None:
     """The first difference is the slope half a gap before the last value: an order-2 forecast misses gap * k."""
-    outputs = executed(taylor(12, 1, interval=3, order=order), lambda step: step**2)
+    outputs = executed(taylor(12, 1, Taylor(interval=3, order=order)), lambda step: step**2)
     assert outputs[6:] == pytest.approx([step**2 - missing(step % 3) for step in range(6, 12)])
 
 
@@ -102,7 +161,7 @@ def test_taylor_divides_by_the_gaps_that_there_are() -> None:
     assert v0 + first * (v0 - v1) + second * (v0 - 2 * v1 + v2) == pytest.approx(expected)
 
 
-def test_calibrated_computes_all_at_threshold_0_and_as_little_as_it_may_at_a_huge_one() -> None:
+def test_calibrated_goes_from_everything_to_its_longest_gaps() -> None:
     pipeline = pipeline_of(8)
     assert column(table_of("calibrated:alpha=0,images=2", pipeline)) == [1] * 8
     assert column(table_of("calibrated:alpha=1e9,images=2", pipeline)) == [1, 0, 0, 0, 1, 0, 0, 0]
@@ -120,7 +179,7 @@ def test_calibrated_computes_less_at_a_higher_threshold(by: str) -> None:
     assert len(set(computed)) > 3
 
 
-def test_calibrated_compares_with_the_step_computed_last_until_one_is_too_far() -> None:
+def test_calibrated_compares_with_the_last_computed_step() -> None:
     nothing = torch.nan
     # Halves and eighths, which single precision holds as they are.
     curves = [[nothing, nothing], [0.125, nothing], [0.125, 0.5], [0.125] * 2, [0.125, 0.5], [0.125] * 2, [0.125] * 2]
@@ -134,7 +193,7 @@ def test_an_error_that_is_no_number_is_never_below_the_threshold() -> None:
     assert column(reuse_below(torch.full((4, 1, 2), torch.nan), alpha=1e9)) == [1] * 4
 
 
-def test_calibration_errors_are_those_of_the_outputs_of_full_runs() -> None:
+def test_calibration_errors_are_those_of_the_outputs_of_baselines() -> None:
     pipeline = pipeline_of(5)
     # Two lots of images, of four and of two.
     errors = calibration_errors(pipeline, images=6, seed=3, max_gap=2)
@@ -155,12 +214,12 @@ def test_calibration_errors_are_those_of_the_outputs_of_full_runs() -> None:
 def _outputs(pipeline: Pipeline, numbers: range, images: int, seed: int) -> dict[tuple[int, int], Tensor]:
     outputs: dict[tuple[int, int], Tensor] = {}
 
-    def recording(step: int) -> Branch:
-        def branch(unit: int, compute: Callable[[], Tensor]) -> Tensor:
+    def recording(step: int) -> UnitHandler:
+        def handle(unit: int, compute: Callable[[], Tensor]) -> Tensor:
             outputs[step, unit] = compute()
             return outputs[step, unit]
 
-        return branch
+        return handle
 
     noise = noise_from_seeds([draw_seed(seed, "calibration", number) for number in numbers], (1, 4, 4))
     labels = torch.tensor([number * 3 // images for number in numbers])
@@ -238,7 +297,11 @@ def test_one_side_goes_first_at_every_cache_step(rule: str, row: tuple[int, ...]
     ("text", "settings"),
     [
         ("fixed-interval:interval=3", {"interval": 3}),
-        ("taylor:interval=3,order=2", {"interval": 3, "order": 2}),
+        (
+            "taylor:interval=3,order=2",
+            {"interval": 3, "order": 2, "disable_cache_before_step": -1, "disable_cache_after_step": 1000},
+        ),
+        ("calibrated-taylor:computed=0.5", {"computed": 0.5, "images": 32, "seed": 0}),
         ("calibrated:alpha=1,by=unit", {"alpha": 1.0, "by": "unit", "images": 32, "seed": 0, "max_gap": 3}),
         ("random:seed=4,removed=0.5", {"removed": 0.5, "seed": 4}),
         ("first-block:threshold=0.1", {"threshold": 0.1}),
@@ -272,6 +335,8 @@ def test_settings_of_sweeps_can_be_written(name: str) -> None:
         ("fixed-interval:interval=2,interval=3", r"fixed-interval\.interval .*given twice"),
         ("fixed-interval:interval", r"'interval' .*not a setting; write fixed-interval:key=value"),
         ("fixed-interval:interval=2,", r"'' .*not a setting"),
+        ("taylor:interval=2,order=1,disable_cache_before_step=-2", r"taylor\.disable_cache_before_step .*-1"),
+        ("calibrated-taylor:computed=0", r"calibrated-taylor\.computed .*greater than 0"),
         ("calibrated:alpha=-1", r"calibrated\.alpha .*greater than or equal to 0"),
         ("calibrated:alpha=nan", r"calibrated\.alpha .*finite"),
         ("calibrated:alpha=1,by=block", r"calibrated\.by .*'kind' or 'unit'"),

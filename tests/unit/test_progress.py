@@ -1,4 +1,4 @@
-"""What is told of long work: what it will be, the share done, and the time left."""
+"""Progress displays: the plan, the share done, and the time left."""
 
 import io
 import re
@@ -9,7 +9,7 @@ from rich.console import Console
 from unit_factories import L2C
 
 from l2c_ray.cli.progress import ProgressDisplay, progress_display
-from l2c_ray.evaluation.frontier import Candidate, Made, Meter
+from l2c_ray.evaluation.frontier import Candidate, ImageProgress, Meter
 
 
 class Clock:
@@ -21,7 +21,7 @@ class Clock:
 
 
 class Log:
-    """Where a job's output goes."""
+    """The output of a job."""
 
     def __init__(self, *, terminal: bool = False) -> None:
         self.clock = Clock()
@@ -123,7 +123,7 @@ def test_measurements_tell_what_they_will_measure_one_after_the_other(log: Log) 
 
 
 def test_share_of_a_measurement_goes_by_compute_and_ends_at_one() -> None:
-    told: list[Made] = []
+    told: list[ImageProgress] = []
     candidates = [Candidate(str(number), "x", 20, None, share) for number, share in enumerate((1.0, 0.25, 0.35))]
     meter = Meter(candidates, 10, told.append)
     for candidate in candidates:
@@ -150,7 +150,7 @@ def test_comparison_says_what_it_will_measure_and_how_long_it_takes(l2c: L2C) ->
     done = l2c("compare", "digits-dit", "--steps", "4", "--images", "8", *policies)
     assert done.code == 0
     lines = done.err.splitlines()
-    assert lines[0] == "calibrating rules on full runs of 4 images"
+    assert lines[0] == "calibrating rules on the baseline's 4 images"
     (plan,) = [line for line in lines if line.startswith("comparing ") and "candidates" in line]
     candidates, images, total = map(int, re.findall(r"\d+", plan))
     assert images == 8

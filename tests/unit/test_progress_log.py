@@ -23,7 +23,7 @@ def broken(registry_home: Path) -> Iterator[None]:
 
 @pytest.fixture
 def told(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    """What the log of progress itself has said, without what MLflow says."""
+    """Messages of the progress log itself, without those of MLflow."""
     own = ProgressLog.__module__
     return lambda: [record.getMessage() for record in caplog.records if record.name == own]
 

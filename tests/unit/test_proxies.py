@@ -16,7 +16,7 @@ from unit_factories import L2C
 
 from l2c_ray.distributed import local_head
 from l2c_ray.storage import environment
-from l2c_ray.storage.trees import open_tree
+from l2c_ray.storage.opening import open_tree
 
 PROXIES = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
@@ -71,7 +71,7 @@ def test_a_proxy_stands_between_unless_told_otherwise(url: str) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_requests_and_urllib_reach_servers_of_this_machine(url: str, host: str) -> None:
-    environment.settle()
+    environment.normalize()
     address = url.replace("127.0.0.1", host)
     assert requests.get(address, timeout=5).ok
     with urllib.request.urlopen(address, timeout=5) as answer:  # noqa: S310 of this test
@@ -80,13 +80,13 @@ def test_requests_and_urllib_reach_servers_of_this_machine(url: str, host: str) 
 
 @pytest.mark.parametrize("address", ["http://localhost:1", "https://127.0.0.1:1"])
 def test_no_form_of_loopback_is_asked_for_by_a_proxy(address: str) -> None:
-    environment.settle()
+    environment.normalize()
     assert requests.utils.get_environ_proxies(address) == {}
     assert urllib.request.proxy_bypass(address.partition("//")[2])
 
 
 def test_s3_of_this_machine_is_reached(url: str) -> None:
-    environment.settle()
+    environment.normalize()
     keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b", "region_name": "us-east-1"}
     found = boto3.session.Session().client("s3", endpoint_url=url, **keys).list_objects_v2(Bucket="bucket")
     assert [each["Key"] for each in found["Contents"]] == ["images/a.png"]
@@ -101,7 +101,7 @@ def test_commands_reach_a_tracking_server_of_this_machine(l2c: L2C, url: str, mo
     assert (done.code, done.out) == (0, "[]\n"), done.err
 
 
-def test_a_head_its_clients_and_their_children_reach_servers_of_this_machine(url: str) -> None:
+def test_head_clients_and_children_reach_servers_of_this_machine(url: str) -> None:
     code = f"import requests; print(requests.get({url!r}, timeout=5).status_code)"
     done = subprocess.run(
         [sys.executable, "-c", code], env=local_head.environment(), capture_output=True, text=True, check=False
@@ -119,17 +119,17 @@ def test_a_head_its_clients_and_their_children_reach_servers_of_this_machine(url
     ],
 )
 def test_hosts_that_a_user_excepts_stay_so(given: dict[str, str], wanted: str) -> None:
-    settled = environment.without_proxy(given)
-    assert settled == {"no_proxy": wanted, "NO_PROXY": wanted}
-    assert environment.without_proxy(settled) == settled
+    values = environment.without_proxy(given)
+    assert values == {"no_proxy": wanted, "NO_PROXY": wanted}
+    assert environment.without_proxy(values) == values
 
 
 def test_settling_leaves_the_proxy_itself_as_it_is() -> None:
     before = {name: os.environ[name] for name in PROXIES}
-    environment.settle()
+    environment.normalize()
     assert {name: os.environ[name] for name in PROXIES} == before
 
 
 def test_clients_of_httpx_take_what_is_exported(url: str) -> None:
-    environment.settle()
+    environment.normalize()
     assert httpx.get(url).status_code

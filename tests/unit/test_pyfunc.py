@@ -8,15 +8,13 @@ from lineages import add
 from mlflow import MlflowClient
 from registry_factories import retrained_digits
 from tiny_models import save_tiny_autoencoder
-from unit_factories import GUIDANCE, measured_schedule
+from unit_factories import measured_schedule
 
 from l2c_ray.caching.pipeline import Pipeline, to_pixels
 from l2c_ray.errors import ConfigError, L2CError, ScheduleError
-from l2c_ray.models import zoo
 from l2c_ray.models.vae import LatentDecoder
 from l2c_ray.policies.fixed_interval import fixed_interval
 from l2c_ray.registry.tracking import TrackedRun
-from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Schedule
 
 
@@ -46,8 +44,7 @@ def retrained(tmp_path: Path) -> Path:
 def test_version_for_weights_of_a_folder_is_loaded_with_them(
     client: MlflowClient, run: TrackedRun, retrained: Path
 ) -> None:
-    model = zoo.load("digits-dit", retrained)
-    pipeline = Pipeline(model, make_solver("ddim", 4, model), GUIDANCE)
+    pipeline = Pipeline.load("digits-dit", retrained, steps=4)
     schedule = measured_schedule(pipeline, fixed_interval(4, 24, 2))
     registered = add(client, run, schedule)
     loaded = mlflow.pyfunc.load_model(registered.uri, model_config={"checkpoint": str(retrained)})
@@ -86,7 +83,6 @@ def test_version_for_a_model_of_latents_is_loaded_with_its_autoencoder(
 def test_registering_with_weights_of_ones_own_says_nothing(
     client: MlflowClient, run: TrackedRun, retrained: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    model = zoo.load("digits-dit", retrained)
-    pipeline = Pipeline(model, make_solver("ddim", 4, model), GUIDANCE)
+    pipeline = Pipeline.load("digits-dit", retrained, steps=4)
     add(client, run, measured_schedule(pipeline, fixed_interval(4, 24, 2)))
     assert capfd.readouterr() == ("", "")

@@ -5,15 +5,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from unit_factories import GUIDANCE, small_schedule, tiny_pipeline
+from unit_factories import small_schedule, tiny_pipeline
 
 from l2c_ray.caching.dynamic import FirstBlockCache, Threshold
 from l2c_ray.data import digits
 from l2c_ray.errors import CheckpointError, StorageError
 from l2c_ray.evaluation import classifier
 from l2c_ray.evaluation.classifier_training import train_and_write
+from l2c_ray.evaluation.comparison import Comparison
 from l2c_ray.evaluation.cost import make_schedule
-from l2c_ray.evaluation.frontier import Candidate, Made, Measurement, Sampled, Sampler, measure
+from l2c_ray.evaluation.frontier import Candidate, ImageProgress, Measurement, Sampled, Sampler, measure
 from l2c_ray.evaluation.plots import plot_frontier, plot_frontier_over_time, plot_images, plot_schedule
 from l2c_ray.evaluation.quality import (
     ErrorTally,
@@ -100,7 +101,7 @@ def test_distances_of_sets_grow_with_the_damage(real: Tensor, features: Tensor) 
         assert values[0] == pytest.approx(0, abs=1e-3)
 
 
-def test_kernel_distance_is_the_same_each_time_and_leaves_other_draws_alone(features: Tensor) -> None:
+def test_kernel_distance_is_seeded_and_leaves_other_draws_alone(features: Tensor) -> None:
     torch.manual_seed(3)
     wanted = torch.rand(1)
     torch.manual_seed(3)
@@ -150,18 +151,20 @@ def test_classifier_is_not_trained_for_a_place_that_cannot_be_written(tmp_path) 
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_measurements_are_rows_in_the_order_of_the_candidates_on_the_same_images(real: Tensor) -> None:
+def test_measurements_are_of_all_candidates_on_the_same_images(real: Tensor) -> None:
     full = Candidate("full", "full", 4, None, 1.0)
     half, same = Candidate("half", "fewer steps", 2, None, 0.5), Candidate("same", "other", 4, None, 1.0)
     asked: list[tuple[str, list[int], list[int]]] = []
-    told: list[Made] = []
+    told: list[ImageProgress] = []
 
     def sample(candidate: Candidate, labels: Sequence[int], seeds: Sequence[int]) -> Sampled:
         asked.append((candidate.name, list(labels), list(seeds)))
         images = real[: len(labels)] + (0.1 if candidate.name == "half" else 0.0)
         return Sampled(images, len(labels) * candidate.steps / 48, candidate.compute_share)
 
-    rows = measure([full, half, same], sample, 12, 10, real[:50], 8, told.append)
+    measured = measure(Comparison(full, {"half": half}, (same,)), sample, 12, 10, real[:50], 8, told.append)
+    assert (measured.baseline.name, list(measured.schedules), len(measured.rivals)) == ("full", ["half"], 1)
+    rows = list(measured)
     first, rest = [0, 1, 2, 3, 4, 5, 6, 7], [8, 9, 0, 1]
     assert asked == [(name, first, list(range(10000, 10008))) for name in ("full", "half", "same")] + [
         (name, rest, list(range(10008, 10012))) for name in ("full", "half", "same")
@@ -186,20 +189,22 @@ def test_measurements_are_rows_in_the_order_of_the_candidates_on_the_same_images
     assert rows[2].kernel_to_full == 0
 
 
-def test_speedup_is_the_median_over_chunks_of_full_runs_next_to_them() -> None:
+def test_speedup_is_the_median_over_chunks_beside_the_baseline() -> None:
     # The machine is three times slower during the second chunk, and stumbles over one candidate.
     seconds = iter([1.0, 0.5, 3.0, 1.5, 1.0, 40.0])
 
     def sample(candidate: Candidate, labels: Sequence[int], seeds: Sequence[int]) -> Sampled:
         return Sampled(torch.zeros(len(labels), 4, 16, 16), next(seconds), candidate.compute_share)
 
-    candidates = [Candidate("full", "full", 4, None, 1.0), Candidate("half", "fewer steps", 2, None, 0.5)]
+    candidates = Comparison(
+        Candidate("full", "full", 4, None, 1.0), {}, (Candidate("half", "fewer steps", 2, None, 0.5),)
+    )
     full, half = measure(candidates, sample, 6, 10, real=None, chunk=2)
     assert (full.speedup, half.speedup) == (1.0, 2.0)
     assert (half.frechet_to_full, half.frechet_to_real, half.kernel_to_full) == (None, None, None)
 
 
-def test_quality_of_a_schedule_is_what_does_not_depend_on_speed_to_six_digits() -> None:
+def test_quality_of_a_schedule_is_independent_of_speed() -> None:
     quality = measurement(mse=0.00123456789, psnr=None, kernel_to_full=None).quality(512)
     assert quality.protocol == "frontier/1 images=512"
     assert quality.metrics == {"mse": 0.00123457, "ssim": 0.9, "frechet_to_full": 0.1, "frechet_to_real": 1.0}
@@ -208,7 +213,7 @@ def test_quality_of_a_schedule_is_what_does_not_depend_on_speed_to_six_digits() 
 def test_sampler_makes_the_images_of_the_pipeline_under_each_candidate() -> None:
     pipeline = tiny_pipeline(steps=4)
     schedule = make_schedule(pipeline, fixed_interval(4, 4, 2), Provenance(policy="test", settings={}))
-    sampler = Sampler(pipeline.model, "ddim", GUIDANCE, batch_size=2)
+    sampler = Sampler(pipeline, batch_size=2)
     for candidate, wanted in [
         (Candidate("full", "", 4, None, 1.0), pipeline.generate([0, 1, 2], [5, 6, 7], None, 2)),
         (Candidate("mine", "", 4, schedule, 0.5), pipeline.generate([0, 1, 2], [5, 6, 7], schedule, 2)),
@@ -224,7 +229,7 @@ def test_sampler_makes_the_images_of_the_pipeline_under_each_candidate() -> None
 def test_share_of_a_dynamic_candidate_is_what_its_executor_computed(threshold: float) -> None:
     pipeline = tiny_pipeline(steps=4)
     executor = partial(FirstBlockCache, pipeline.model.units, Threshold(threshold=threshold))
-    sampler = Sampler(pipeline.model, "ddim", GUIDANCE, batch_size=2)
+    sampler = Sampler(pipeline, batch_size=2)
     images, _, share, _ = sampler(Candidate("dynamic", "", 4, None, 1.0, executor), [0, 1], [5, 6])
     if threshold == 0:
         assert torch.equal(images, pipeline.generate([0, 1], [5, 6]))

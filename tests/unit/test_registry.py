@@ -50,7 +50,7 @@ def test_version_is_tagged_with_what_it_is(client: MlflowClient, run: TrackedRun
     assert registered.uri == f"models:/{NAME}/1"
 
 
-def test_registered_name_says_which_weights_unless_they_are_the_embedded_ones(digits_pipeline: Pipeline) -> None:
+def test_registered_name_has_a_hash_of_weights_not_in_the_package(digits_pipeline: Pipeline) -> None:
     embedded = digits_pipeline.model.identity()
     other = embedded.model_copy(update={"weights_sha256": "1a2b3c4d" + "0" * 56})
     assert model_name(embedded, "ddim", 20) == "digits-dit-ddim-20"
@@ -67,9 +67,7 @@ def test_same_schedule_is_one_version(client: MlflowClient, run: TrackedRun) -> 
     assert list_versions(client) == [first]
 
 
-def test_schedule_that_was_not_measured_is_refused_and_leaves_the_registry_whole(
-    client: MlflowClient, run: TrackedRun
-) -> None:
+def test_unmeasured_schedule_is_refused_and_changes_nothing(client: MlflowClient, run: TrackedRun) -> None:
     add(client, run, measured())
     with pytest.raises(L2CError):
         add(client, run, small_schedule())

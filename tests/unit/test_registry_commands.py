@@ -9,10 +9,11 @@ import pytest
 from lineages import add, lineage
 from mlflow import MlflowClient
 from registry_factories import retrained_digits
-from unit_factories import GUIDANCE, L2C, Refused, measured_schedule
+from unit_factories import L2C, Refused, measured_schedule
 
 from l2c_ray.caching.pipeline import Pipeline
-from l2c_ray.evaluation.candidates import standard_candidates
+from l2c_ray.evaluation.candidates import baseline, scheduled
+from l2c_ray.evaluation.comparison import Comparison
 from l2c_ray.evaluation.frontier import Sampler, measure
 from l2c_ray.evaluation.plots import plot_samples
 from l2c_ray.policies.fixed_interval import fixed_interval
@@ -30,10 +31,9 @@ PNG = b"\x89PNG\r\n\x1a\n"
 @pytest.fixture(scope="module")
 def truly_measured(digits_pipeline: Pipeline, half: Schedule) -> Schedule:
     """`half` with the error that it has on 16 images of the protocol."""
-    sampler = Sampler(digits_pipeline.model, "ddim", GUIDANCE, 16)
-    candidates = standard_candidates(digits_pipeline, {"half": half})[:2]
-    _, found = measure(candidates, sampler, 16, 10, None, 16)
-    return half.with_quality(found.quality(16))
+    candidates = Comparison(baseline(digits_pipeline), {"half": scheduled("half", half)})
+    measured = measure(candidates, Sampler(digits_pipeline, 16), 16, 10, None, 16)
+    return half.with_quality(measured.schedules["half"].quality(16))
 
 
 @pytest.fixture
@@ -254,11 +254,11 @@ def test_schedule_for_other_weights_has_drifted_and_is_measured_with_them(
 
 
 def test_grid_of_samples_has_a_picture_for_each_schedule(digits_pipeline: Pipeline, half: Schedule) -> None:
-    sampler = Sampler(digits_pipeline.model, "ddim", GUIDANCE, 8)
-    candidates = standard_candidates(digits_pipeline, {"half": half})[:2]
+    sampler = Sampler(digits_pipeline, 8)
+    candidates = Comparison(baseline(digits_pipeline), {"half": scheduled("half", half)})
     first, again = (plot_samples(candidates, sampler, 10) for _ in range(2))
     assert first == again
-    assert [picture.startswith(PNG) for picture in first] == [True]
+    assert {name: picture.startswith(PNG) for name, picture in first.items()} == {"half": True}
 
 
 @pytest.mark.parametrize(

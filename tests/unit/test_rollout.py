@@ -1,4 +1,4 @@
-"""What trajectories tell about their choices: the same however many run at a time, and true by finite differences."""
+"""Statistics of rollouts: independent of the micro-batch size, and true by finite differences."""
 
 import pytest
 import torch
@@ -6,16 +6,16 @@ from torch import Tensor
 from unit_factories import tiny_dit
 
 from l2c_ray.caching.pipeline import Pipeline
-from l2c_ray.learning.batch import Batch
-from l2c_ray.learning.rollout import Rollout, run_in_full
-from l2c_ray.learning.weighing import Weighing
+from l2c_ray.learning.trajectory.batch import Batch
+from l2c_ray.learning.trajectory.loss_weights import LossWeights
+from l2c_ray.learning.trajectory.rollout import Rollout, run_baseline
 from l2c_ray.sampling.loop import noise_from_seeds
 from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Guidance
 
 STEPS, IMAGES = 6, 3
-# In double precision: what is told is a difference of numbers that are nearly the same, and in single precision another
-# order of the same sums, as another processor has, is seen in its third digit.
+# In double precision: errors are differences of nearly equal numbers, and in single precision their third digit depends
+# on the order of summation, which differs between processors.
 MODEL = tiny_dit().double()
 NOISE, LABELS = noise_from_seeds(range(IMAGES), MODEL.image_shape).double(), torch.arange(IMAGES) % MODEL.num_classes
 SHAPE = (STEPS - 1, len(MODEL.units))
@@ -27,26 +27,29 @@ def pipeline(sampler: str, scale: float = 1.5) -> Pipeline:
     return Pipeline(MODEL, make_solver(sampler, STEPS, MODEL), Guidance(scale=scale))
 
 
-def told(by: Pipeline, images_at_once: int | None) -> list[Tensor]:
-    full = run_in_full(by, NOISE, LABELS)
-    batch = Batch(by, full, MASK, COEFFICIENTS, along_the_way=0.2, images_at_once=images_at_once)
+def statistics(by: Pipeline, micro_batch_size: int | None) -> list[Tensor]:
+    baseline = run_baseline(by, NOISE, LABELS)
+    batch = Batch(by, baseline, MASK, COEFFICIENTS, intermediate_loss_weight=0.2, micro_batch_size=micro_batch_size)
     directions = list(torch.randn(2, *NOISE.shape, generator=torch.Generator().manual_seed(5)))
-    choices = vars(batch.choices(directions[0])).values()
-    again = Batch(by, full, MASK, COEFFICIENTS, along_the_way=0.2, images_at_once=images_at_once)
-    return [batch.weighing.error, batch.weighing.loss, *choices, *again.coefficients_effects(directions)]
+    choices = vars(batch.choice_statistics(directions[0])).values()
+    again = Batch(by, baseline, MASK, COEFFICIENTS, intermediate_loss_weight=0.2, micro_batch_size=micro_batch_size)
+    coefficients = vars(again.coefficient_statistics(directions)).values()
+    return [batch.loss_weights.error, batch.loss_weights.loss, *choices, *coefficients]
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpm-solver-2", "dpm-solver-pp-2m"])
 @pytest.mark.parametrize("scale", [1.0, 1.5])
-@pytest.mark.parametrize("images_at_once", [1, 2, 3])
-def test_images_run_a_few_at_a_time_tell_the_same(sampler: str, scale: float, images_at_once: int) -> None:
-    at_once, few = (told(pipeline(sampler, scale), number) for number in (None, images_at_once))
-    for mine, other in zip(few, at_once, strict=True):
+@pytest.mark.parametrize("micro_batch_size", [1, 2, 3])
+def test_micro_batches_give_the_statistics_of_the_whole_batch(
+    sampler: str, scale: float, micro_batch_size: int
+) -> None:
+    whole, parts = (statistics(pipeline(sampler, scale), number) for number in (None, micro_batch_size))
+    for mine, other in zip(parts, whole, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-9 * other.abs().max().item())
 
 
-def test_graph_of_but_one_evaluation_is_kept_where_they_are_made_again() -> None:
-    """Counted in the bytes of all tensors that the graph holds on to."""
+def test_recomputing_keeps_the_graph_of_one_evaluation() -> None:
+    """Counted in the bytes of all tensors that the graph saves."""
 
     def held(*, recompute: bool) -> int:
         kept: dict[int, int] = {}
@@ -56,48 +59,48 @@ def test_graph_of_but_one_evaluation_is_kept_where_they_are_made_again() -> None
             return tensor
 
         by = pipeline("ddim")
-        full = run_in_full(by, NOISE, LABELS)
+        baseline = run_baseline(by, NOISE, LABELS)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            Rollout(by, full, torch.ones_like(MASK), COEFFICIENTS, recompute=recompute)
+            Rollout(by, baseline, torch.ones_like(MASK), COEFFICIENTS, recompute=recompute)
         return sum(kept.values())
 
     assert held(recompute=True) < held(recompute=False) / 5
 
 
-def test_slope_is_the_change_of_the_error() -> None:
+def test_gradient_is_that_of_finite_differences() -> None:
     by = pipeline("ddim")
-    full = run_in_full(by, NOISE, LABELS)
+    baseline = run_baseline(by, NOISE, LABELS)
     weights = torch.tensor([0.5, 0.2, 0.3])
 
     def end(coefficients: Tensor) -> Tensor:
-        return (Rollout(by, full, MASK, coefficients).squares[-1] * weights).sum()
+        return (Rollout(by, baseline, MASK, coefficients).errors[-1] * weights).sum()
 
-    slope = Rollout(by, full, MASK, COEFFICIENTS).slope_of_the_end(weights)
-    place = slope.abs().argmax()
+    gradient = Rollout(by, baseline, MASK, COEFFICIENTS).final_error_gradient(weights)
+    place = gradient.abs().argmax()
     step = torch.zeros(SHAPE)
     step.view(-1)[place] = 1e-2
     up, down = (end(COEFFICIENTS + sign * step) for sign in (1, -1))
-    assert ((up - down) / 2e-2).item() == pytest.approx(slope.view(-1)[place].item(), rel=0.05)
+    assert ((up - down) / 2e-2).item() == pytest.approx(gradient.view(-1)[place].item(), rel=0.05)
 
 
-def test_weights_are_those_of_the_loss() -> None:
-    """Its gradient by the squares, times the weighted error at the end where each image's weight stays."""
-    squares = torch.tensor([[4.0, 1.0], [2.0, 8.0]], dtype=torch.float64)
-    weighing = Weighing.of(squares, along_the_way=0.5)
+def test_weights_are_the_gradient_of_the_loss() -> None:
+    """By the errors, with fixed weights of the images, times the weighted final error."""
+    errors = torch.tensor([[4.0, 1.0], [2.0, 8.0]], dtype=torch.float64)
+    loss_weights = LossWeights.of(errors, intermediate_loss_weight=0.5)
     # The geometric mean at the end is 4.
     weights = torch.tensor([4 / 6, 4 / 12], dtype=torch.float64) / 2
-    torch.testing.assert_close(weighing.at_the_end, weights)
-    given = squares.clone().requires_grad_()
-    errors = given @ weights
-    loss = errors[-1].log() + 0.5 * errors.mean().log()
+    torch.testing.assert_close(loss_weights.final, weights)
+    given = errors.clone().requires_grad_()
+    weighted = given @ weights
+    loss = weighted[-1].log() + 0.5 * weighted.mean().log()
     (gradient,) = torch.autograd.grad(loss, given)
-    torch.testing.assert_close(weighing.loss, loss.detach())
-    torch.testing.assert_close(weighing.everywhere, gradient * errors[-1].detach())
-    assert weighing.error == 5.0
+    torch.testing.assert_close(loss_weights.loss, loss.detach())
+    torch.testing.assert_close(loss_weights.by_step, gradient * weighted[-1].detach())
+    assert loss_weights.error == 5.0
 
 
-def test_batch_without_error_weighs_nothing_but_the_end() -> None:
-    weighing = Weighing.of(torch.zeros(3, 2), along_the_way=0.5)
-    assert weighing.loss.isfinite()
-    assert weighing.everywhere.isfinite().all()
-    assert not weighing.everywhere[:-1].any()
+def test_batch_without_error_has_weights_at_the_end_alone() -> None:
+    loss_weights = LossWeights.of(torch.zeros(3, 2), intermediate_loss_weight=0.5)
+    assert loss_weights.loss.isfinite()
+    assert loss_weights.by_step.isfinite().all()
+    assert not loss_weights.by_step[:-1].any()

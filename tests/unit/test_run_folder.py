@@ -3,9 +3,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from l2c_ray.distributed.run_folder import go_on_with, open_storage
+from l2c_ray.distributed.run_folder import open_storage, resume
 from l2c_ray.errors import ConfigError, StorageError
-from l2c_ray.storage.objects import ObjectStore, open_store
+from l2c_ray.storage.objects import ObjectStore
+from l2c_ray.storage.opening import open_store
 from l2c_ray.storage.tensors import write_tensors
 
 SETTINGS = {"lambda": 1e-4, "seed": 0}
@@ -26,15 +27,15 @@ def checkpoint(folder: Path, iteration: int) -> None:
 
 
 def test_new_run_has_done_nothing(runs: ObjectStore) -> None:
-    assert go_on_with(runs, "mine", SETTINGS, 10) == 0
+    assert resume(runs, "mine", SETTINGS, 10) == 0
 
 
 def test_run_goes_on_with_the_same_settings_from_its_last_checkpoint(runs: ObjectStore, folder: Path) -> None:
-    go_on_with(runs, "mine", SETTINGS, 10)
+    resume(runs, "mine", SETTINGS, 10)
     checkpoint(folder, 4)
     checkpoint(folder, 10)
-    assert go_on_with(runs, "mine", SETTINGS, 10) == 10
-    assert go_on_with(runs, "mine", SETTINGS, 20) == 10
+    assert resume(runs, "mine", SETTINGS, 10) == 10
+    assert resume(runs, "mine", SETTINGS, 20) == 10
 
 
 @pytest.mark.parametrize(
@@ -49,18 +50,18 @@ def test_run_goes_on_with_the_same_settings_from_its_last_checkpoint(runs: Objec
 def test_file_that_is_no_learners_state_does_not_count(
     runs: ObjectStore, folder: Path, state: dict[str, torch.Tensor]
 ) -> None:
-    go_on_with(runs, "mine", SETTINGS, 10)
+    resume(runs, "mine", SETTINGS, 10)
     checkpoint(folder, 4)
     write_tensors(folder / "checkpoint_5" / "state.safetensors", state)
-    assert go_on_with(runs, "mine", SETTINGS, 10) == 4
+    assert resume(runs, "mine", SETTINGS, 10) == 4
 
 
 def test_checkpoint_that_was_cut_off_does_not_count(runs: ObjectStore, folder: Path) -> None:
-    go_on_with(runs, "mine", SETTINGS, 10)
+    resume(runs, "mine", SETTINGS, 10)
     checkpoint(folder, 4)
     checkpoint(folder, 5)
     (folder / "checkpoint_5" / "state.safetensors").write_bytes(b"\x08")
-    assert go_on_with(runs, "mine", SETTINGS, 10) == 4
+    assert resume(runs, "mine", SETTINGS, 10) == 4
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '"x"', "3"])
@@ -68,31 +69,31 @@ def test_settings_that_are_none_are_told(runs: ObjectStore, folder: Path, text: 
     folder.mkdir()
     (folder / "settings.json").write_text(text)
     with pytest.raises(ConfigError) as caught:
-        go_on_with(runs, "mine", SETTINGS, 10)
+        resume(runs, "mine", SETTINGS, 10)
     assert caught.value.subject == str(folder / "settings.json")
 
 
 def test_fewer_iterations_than_were_done_are_refused(runs: ObjectStore, folder: Path) -> None:
-    go_on_with(runs, "mine", SETTINGS, 10)
+    resume(runs, "mine", SETTINGS, 10)
     checkpoint(folder, 10)
     with pytest.raises(ConfigError) as caught:
-        go_on_with(runs, "mine", SETTINGS, 9)
+        resume(runs, "mine", SETTINGS, 9)
     assert str(caught.value) == (
         "training.iterations: run mine has done 10 already, more than 9; take at least 10, or another run.name"
     )
 
 
 def test_other_settings_are_refused_and_the_first_ones_kept(runs: ObjectStore) -> None:
-    go_on_with(runs, "mine", SETTINGS, 10)
+    resume(runs, "mine", SETTINGS, 10)
     for _ in range(2):
         with pytest.raises(ConfigError, match=r"run mine was begun with seed = 0, not 1"):
-            go_on_with(runs, "mine", SETTINGS | {"seed": 1}, 10)
+            resume(runs, "mine", SETTINGS | {"seed": 1}, 10)
 
 
 def test_folder_that_is_no_runs_is_refused_and_left_as_it_is(runs: ObjectStore, folder: Path) -> None:
     checkpoint(folder, 4)
     with pytest.raises(ConfigError, match=rf"run.name: {folder} has something in it"):
-        go_on_with(runs, "mine", SETTINGS, 10)
+        resume(runs, "mine", SETTINGS, 10)
     assert not (folder / "settings.json").exists()
 
 

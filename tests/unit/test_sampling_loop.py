@@ -26,7 +26,7 @@ class Recorder(nn.Module):
         super().__init__()
         self.asked: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def forward(self, sample: Tensor, timestep: Tensor, labels: Tensor, branch: Callable[..., Tensor]) -> Tensor:
+    def forward(self, sample: Tensor, timestep: Tensor, labels: Tensor, handler: Callable[..., Tensor]) -> Tensor:
         self.asked.append((sample, timestep, labels))
         return labels.float()[:, None, None, None].expand_as(sample)
 
@@ -62,9 +62,7 @@ def test_guidance_scale_1_evaluates_no_unconditional_half() -> None:
 @pytest.mark.parametrize(
     ("scale", "wanted"), [(0.0, [100, 100]), (0.5, [51.5, 52]), (1.5, [-45.5, -44]), (4.0, [-288, -284])]
 )
-def test_guidance_goes_from_the_unconditional_evaluation_through_the_conditional_one(
-    scale: float, wanted: list[float]
-) -> None:
+def test_guidance_extrapolates_from_unconditional_to_conditional(scale: float, wanted: list[float]) -> None:
     model = Recorder()
     output = evaluate_guided(model, draw(0), 10.0, torch.tensor([3, 4]), Guidance(scale=scale), compute_all)
     assert output[:, 0, 0, 0].tolist() == wanted

@@ -130,7 +130,7 @@ def test_schedule_cannot_be_changed_in_place() -> None:
         pytest.param(changed("model", "units", 1, to=""), "model.units.1", id="unit without a name"),
         pytest.param(changed("model", "units", 1, to="mlp"), "model.units.1", id="unit of no block"),
         pytest.param(changed("quality", to={"protocol": "x", "metrics": {"mse": -1e-9}}), "mse", id="negative error"),
-        pytest.param(changed("cost", "layers", "full", to=0), "cost.layers.full", id="full run costs nothing"),
+        pytest.param(changed("cost", "layers", "full", to=0), "cost.layers.full", id="baseline costs nothing"),
         pytest.param(
             changed("cost", "with_attention", "cached", to=1201),
             "cost.with_attention",

@@ -1,4 +1,4 @@
-"""What a search config takes, what it refuses, and the space it makes."""
+"""Search configs: values that are accepted and refused, and the space that they make."""
 
 import math
 from pathlib import Path
@@ -125,14 +125,17 @@ def test_error_of_an_override_names_the_option(tmp_path: Path, override: str, su
 def test_every_kind_of_range_becomes_a_distribution() -> None:
     space = make_space(
         search_config(
-            space={"router.shifted": {"choices": [True, False]}, "training.noises": {"low": 8, "high": 32, "step": 8}}
+            space={
+                "router.shifted": {"choices": [True, False]},
+                "training.noise_pool_size": {"low": 8, "high": 32, "step": 8},
+            }
         ).space
     )
     assert space == {
         "router.lambda": FloatDistribution(1e-5, 1e-3, log=True),
         "training.batch_size": IntDistribution(2, 8),
         "router.shifted": CategoricalDistribution([True, False]),
-        "training.noises": IntDistribution(8, 32, step=8),
+        "training.noise_pool_size": IntDistribution(8, 32, step=8),
     }
 
 

@@ -18,7 +18,7 @@ from searches import TRIALS, Here, takes_a_moment, work, work_elsewhere
 
 from l2c_ray.errors import LearningStoppedError
 from l2c_ray.search.driver import drive
-from l2c_ray.search.results import Order, Result
+from l2c_ray.search.results import Result, TrialSpec
 from l2c_ray.search.storage import STORAGE_VARIABLE
 
 
@@ -61,16 +61,16 @@ def test_drivers_killed_at_random_moments_lose_and_double_nothing(tmp_path: Path
 
 
 def test_lost_trial_is_run_again_in_the_same_search() -> None:
-    tries: list[Order] = []
+    tries: list[TrialSpec] = []
 
-    def dies_at_first(order: Order) -> Result:
-        tries.append(order)
-        return Result("lost", reason="its worker died") if order.number == order.origin else finished()
+    def dies_at_first(spec: TrialSpec) -> Result:
+        tries.append(spec)
+        return Result("lost", reason="its worker died") if spec.number == spec.origin else finished()
 
     trials = work(dies_at_first).study.get_trials()
     assert [trial.state.name for trial in trials].count("COMPLETE") == TRIALS
     assert len(tries) == 2 * TRIALS
-    assert {order.origin for order in tries} == {order.number for order in tries if order.number == order.origin}
+    assert {spec.origin for spec in tries} == {spec.number for spec in tries if spec.number == spec.origin}
 
 
 def test_search_that_is_stopped_gives_its_trials_back() -> None:
@@ -95,11 +95,11 @@ def test_database_that_is_restarted_costs_no_trial(monkeypatch: pytest.MonkeyPat
     with running_database() as server, ThreadPoolExecutor(1) as pool:
         monkeypatch.setenv(STORAGE_VARIABLE, server.make("studies"))
 
-        def during_a_restart(order: Order) -> Result:
+        def during_a_restart(spec: TrialSpec) -> Result:
             if not restarts:
                 server.stop()
                 restarts.append(pool.submit(server.start))
-            return takes_a_moment(order)
+            return takes_a_moment(spec)
 
         trials = work(during_a_restart).study.get_trials()
     assert restarts[0].result() is None

@@ -11,17 +11,15 @@ from mlflow import MlflowClient
 from pydantic import ValidationError
 from registry_factories import retrained_digits
 from tiny_models import save_tiny_autoencoder
-from unit_factories import GUIDANCE, measured_schedule
+from unit_factories import measured_schedule
 
 from l2c_ray.caching.pipeline import Pipeline, encode_png
 from l2c_ray.config.serving import FULL, ServingConfig
 from l2c_ray.errors import ConfigError, InvalidInputError, RegistryError, ScheduleError, UnreachableError
-from l2c_ray.models import zoo
 from l2c_ray.models.vae import LatentDecoder
 from l2c_ray.policies.fixed_interval import fixed_interval
 from l2c_ray.registry.tracking import TrackedRun
 from l2c_ray.registry.versions import RegisteredVersion
-from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Guidance, Schedule
 from l2c_ray.serving.engine import Engine, UnfitRequestError, UnknownModelError
 from l2c_ray.serving.schema import GenerationRequest, GenerationResponse
@@ -145,7 +143,7 @@ def test_body_that_is_no_request_is_refused_naming_the_field(body: dict[str, Any
     assert [error["loc"] for error in caught.value.errors()] == [(field,)]
 
 
-def test_models_are_the_alias_with_its_schedule_and_the_full_run(engine: MakeEngine, champion: Schedule) -> None:
+def test_models_are_the_alias_with_its_schedule_and_the_baseline(engine: MakeEngine, champion: Schedule) -> None:
     scheduled_entry, full_entry = engine().models().data
     assert (scheduled_entry.id, full_entry.id) == ("champion", FULL)
     assert scheduled_entry.schedule is not None
@@ -167,7 +165,7 @@ def test_guidance_is_that_of_the_schedule(engine: MakeEngine, add: Register, dig
     assert pngs(ask(engine())) == [encode_png(guided.generate([3], [0], schedule)[0])]
 
 
-def test_full_run_stays_the_same_when_the_alias_moves(
+def test_baseline_stays_the_same_when_the_alias_moves(
     engine: MakeEngine, client: MlflowClient, add: Register, champion: Schedule, digits_pipeline: Pipeline
 ) -> None:
     guided = Pipeline(digits_pipeline.model, digits_pipeline.solver, Guidance(scale=3.0))
@@ -220,13 +218,12 @@ def test_weights_in_a_folder_are_served_by_the_schedules_learned_for_them(
     folder = retrained_digits(tmp_path / "retrained")
     with pytest.raises(RegistryError, match="digits-dit-.*-ddim-4@champion"):
         engine(checkpoint=str(folder))
-    model = zoo.load("digits-dit", folder)
-    pipeline = Pipeline(model, make_solver("ddim", 4, model), GUIDANCE)
+    pipeline = Pipeline.load("digits-dit", folder, steps=4)
     schedule = measured_schedule(pipeline, LESS)
     registered = add(schedule)
     response = ask(engine(checkpoint=str(folder)))
     assert response.schedule is not None
-    assert response.schedule.name == registered.name == f"digits-dit-{model.weights_sha256[:8]}-ddim-4"
+    assert response.schedule.name == registered.name == f"digits-dit-{pipeline.model.weights_sha256[:8]}-ddim-4"
     assert pngs(response) == [encode_png(pipeline.generate([3], [0], schedule)[0])]
 
 

@@ -6,17 +6,13 @@ import pytest
 
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.evaluation import shipped
-from l2c_ray.evaluation.frontier import LEARNED
-from l2c_ray.models import zoo
-from l2c_ray.sampling.solvers import make_solver
-from l2c_ray.schedule import Schedule
+from l2c_ray.schedule import LEARNED, Schedule
 
 
 @pytest.fixture(params=["digits-dit 20", "digits-dit 50", "digits-uvit 20"])
 def pipeline(request: pytest.FixtureRequest) -> Pipeline:
     name, steps = request.param.split()
-    entry, model = zoo.entry_of(name, "MODEL"), zoo.load(name)
-    return Pipeline(model, make_solver(entry.sampler, int(steps), model), entry.guidance)
+    return Pipeline.load(name, steps=int(steps))
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ AUTHORS_TIMESTEPS = [
     (200.8, 145.2328),
     (100.9, 11.3991),
 ]
-"""Of the U-ViT authors' sampler with 20 evaluations: start and midpoint of every update, to four digits."""
+"""Timesteps of the U-ViT authors' sampler with 20 evaluations: start and midpoint of every update, to four digits."""
 
 
 def model_with(scheduler: NoiseScheduler) -> CacheableTransformer:
@@ -171,7 +171,7 @@ def test_dpm_solver_pp_2m_makes_the_images_of_diffusers_loop(spacing: str, steps
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
-def test_dpm_solver_pp_2m_has_falling_timesteps_or_refuses_the_number_of_steps(spacing: str) -> None:
+def test_dpm_solver_pp_2m_timesteps_fall_or_are_refused(spacing: str) -> None:
     model = model_with(DDIMScheduler(timestep_spacing=spacing, clip_sample=False))
     for steps in (2, 3, 50, 201, 333, 500, 501, 667, 999):
         timesteps = make_solver("dpm-solver-pp-2m", steps, model).timesteps
@@ -227,7 +227,7 @@ def test_more_steps_than_timesteps_are_refused(sampler: str) -> None:
     assert caught.value.subject == "sampler.steps"
 
 
-def test_every_other_evaluation_may_reuse_and_a_shifted_one_is_the_first_of_its_update() -> None:
+def test_every_other_evaluation_may_reuse_shifted_or_not() -> None:
     two = make_solver("dpm-solver-2", 8, tiny_uvit())
     assert two.cache_steps() == (2, 4, 6)
     assert two.cache_steps(shifted=False) == (1, 3, 5, 7)

@@ -35,7 +35,7 @@ JUNK = {
     "LICENSE": "of no usual suffix",
     "notes.TXT": ".txt",
 }
-"""What systems and people leave beside data, and as what it is counted."""
+"""Files that systems and people leave beside data, with the kind as which they are counted."""
 
 
 def opened(folder: Path, kind: str, files: str | None = None, classes: int = 2) -> ImageFiles:
@@ -241,7 +241,7 @@ def test_class_folders_that_contradict_are_refused(tmp_path: Path, folders: tupl
     assert f"{tmp_path}: {problem}" in refusal(opened(tmp_path, "folder"))
 
 
-def test_folder_that_is_there_twice_by_a_link_is_refused_and_a_link_alone_is_read(tmp_path: Path) -> None:
+def test_folder_repeated_by_a_link_is_refused_and_a_link_alone_is_read(tmp_path: Path) -> None:
     write_folder(tmp_path / "elsewhere", {"cat": 2})
     write_folder(tmp_path / "set", {"dog": 1})
     (tmp_path / "set" / "cat").symlink_to(tmp_path / "elsewhere" / "cat")
@@ -325,7 +325,7 @@ def test_tables_whose_labels_have_other_types_are_refused(tmp_path: Path) -> Non
     assert f"{tmp_path}/b.parquet: label is string, not integers" in refusal(opened(tmp_path, "parquet"))
 
 
-def test_image_with_a_name_that_nobody_can_write_down_is_refused_showing_it(tmp_path: Path) -> None:
+def test_image_with_a_name_that_is_not_utf8_is_refused_showing_it(tmp_path: Path) -> None:
     folder = write(tmp_path / "set", "folder")
     Path(os.fsdecode(os.fsencode(folder / "cat") + b"/\xff.png")).write_bytes(picture(0))
     assert r"/cat/\udcff.png: has a name that is not UTF-8" in refusal(opened(folder, "folder"))

@@ -13,7 +13,7 @@ from l2c_ray.data.sources.parquet import ParquetImages
 from l2c_ray.data.sources.parquet_check import Columns
 from l2c_ray.data.sources.webdataset import TarImages
 from l2c_ray.errors import StorageError
-from l2c_ray.storage.trees import open_tree
+from l2c_ray.storage.opening import open_tree
 
 COUNTS = {"cat": 4, "dog": 3, "owl": 4}
 
@@ -87,7 +87,7 @@ def test_folder_without_a_class_is_refused_naming_it(tmp_path: Path, counts: dic
     assert problem in refusal(folders(tmp_path / "images"))
 
 
-def test_picture_beside_the_subfolders_and_missing_folder_are_refused_naming_them(tmp_path: Path) -> None:
+def test_picture_outside_of_a_class_and_missing_folder_are_refused(tmp_path: Path) -> None:
     write_folder(tmp_path, COUNTS)
     (tmp_path / "stray.png").write_bytes(picture(0))
     assert f"{tmp_path}/stray.png: is in no subfolder of a class" in refusal(folders(tmp_path))

@@ -133,7 +133,7 @@ def test_process_that_stops_in_time_ends_in_its_own_way() -> None:
     assert process.returncode == 0
 
 
-def test_action_that_hangs_does_not_keep_the_process_nor_does_one_that_is_being_ended_go_on() -> None:
+def test_hanging_action_does_not_keep_the_process_alive() -> None:
     with running(STOPS_TOO_LATE, wait_seconds=1) as process:
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate()

@@ -219,7 +219,7 @@ def test_truncated_tensors_are_refused_naming_the_file(tmp_path: Path, kept: int
     assert "\n" not in str(caught.value)
 
 
-def test_foreign_missing_and_folder_in_place_of_tensors_are_refused_naming_it(tmp_path: Path) -> None:
+def test_file_that_has_no_tensors_is_refused_naming_it(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(2)}, tmp_path / "pickle.safetensors")
     (tmp_path / "folder").mkdir()
     for name in ("pickle.safetensors", "none", "folder"):

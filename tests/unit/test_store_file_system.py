@@ -1,4 +1,4 @@
-"""What Ray Train does with the file system that a store is handed to it as."""
+"""Ray Train's operations on the file system of a store."""
 
 import pickle
 from pathlib import Path
@@ -8,7 +8,8 @@ import pytest
 
 from l2c_ray.distributed.store_file_system import file_system
 from l2c_ray.errors import StorageError
-from l2c_ray.storage.objects import ObjectStore, open_store
+from l2c_ray.storage.objects import ObjectStore
+from l2c_ray.storage.opening import open_store
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@
 import pytest
 from optuna.trial import create_trial
 from real_database import Database
-from search_factories import LOST, Clock, Driver, finished, point, run_all, search_config
+from search_factories import LOST, Clock, Driver, finished, measurement, run_all, search_config
 
 from l2c_ray.errors import ConfigError, UnreachableError
 from l2c_ray.search.frontier import finished_trials, frontier
 from l2c_ray.search.results import Result
 from l2c_ray.search.storage import STORAGE_VARIABLE, StudyStorage
-from l2c_ray.search.study import Objective
+from l2c_ray.search.study import StudyObjective
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "nsga3", "gp", "random"])
@@ -26,10 +26,10 @@ def test_limit_is_kept_without_a_penalty(sampler: str, objective: dict[str, floa
     config = search_config(study={"trials": 3, "sampler": sampler}, objective=objective)
     driver = Driver(config, "a", Clock())
     for share in (0.2, 0.4, 0.6):
-        trial = driver.ledger.claim()
+        trial = driver.ledger.ask()
         assert trial is not None
-        driver.ledger.settle(trial.number, finished(point(share=share, mse=1 - share)))
-    section = Objective(config.objective)
+        driver.ledger.tell(trial.number, finished(measurement(share=share, mse=1 - share)))
+    section = StudyObjective(config.objective)
     assert [each.cost for each in frontier(finished_trials(driver.study, section))] == answer
     values = {"share": [0.2, 0.4, 0.6], "mse": [0.8, 0.6, 0.4]}
     told = list(zip(*(trial.values for trial in driver.study.get_trials()), strict=True))
@@ -53,14 +53,14 @@ def test_hopeless_trial_is_pruned() -> None:
     config = search_config(study={"trials": 7, "pruner": "median"}, objective={"max_cost": 0.5})
     driver = Driver(config, "a", Clock())
     for _ in range(6):
-        trial = driver.ledger.claim()
+        trial = driver.ledger.ask()
         assert trial is not None
         assert not driver.ledger.report(trial.number, 1, 0.1)
-        driver.ledger.settle(trial.number, finished())
-    trial = driver.ledger.claim()
+        driver.ledger.tell(trial.number, finished())
+    trial = driver.ledger.ask()
     assert trial is not None
     assert driver.ledger.report(trial.number, 1, 10.0)
-    driver.ledger.settle(trial.number, Result("pruned"))
+    driver.ledger.tell(trial.number, Result("pruned"))
     assert driver.states()[-1] == "PRUNED"
     assert driver.ledger.is_over()
 
@@ -68,28 +68,29 @@ def test_hopeless_trial_is_pruned() -> None:
 @pytest.mark.usefixtures("journal")
 def test_warm_start_is_from_the_nearest_finished_trial() -> None:
     driver = Driver(search_config(study={"trials": 5}), "a", Clock())
-    first = driver.ledger.claim(warm_start=True)
+    first = driver.ledger.ask(warm_start=True)
     assert first is not None
-    assert driver.ledger.order_of(first).warm_from is None
-    driver.ledger.settle(first.number, finished())
+    assert first.warm_from is None
+    driver.ledger.tell(first.number, finished())
     for values in (
         {"router.lambda": 1e-5, "training.batch_size": 2},
         {"router.lambda": 1e-3, "training.batch_size": 8},
     ):
         driver.study.enqueue_trial(values)
-        trial = driver.ledger.claim(warm_start=True)
+        trial = driver.ledger.ask(warm_start=True)
         assert trial is not None
-        driver.ledger.settle(trial.number, finished())
+        driver.ledger.tell(trial.number, finished())
     driver.study.enqueue_trial({"router.lambda": 9e-4, "training.batch_size": 8})
-    last = driver.ledger.claim(warm_start=True)
+    last = driver.ledger.ask(warm_start=True)
     assert last is not None
-    assert driver.ledger.order_of(last).warm_from == 2
+    assert last.warm_from == 2
     # A later try begins from the same, though another is nearer by then.
-    driver.ledger.settle(last.number, LOST)
-    driver.study.add_trial(create_trial(values=[0.5, 1e-3], params=last.params, distributions=last.distributions))
-    again = driver.ledger.claim(warm_start=True)
+    driver.ledger.tell(last.number, LOST)
+    frozen = driver.study.get_trials()[last.number]
+    driver.study.add_trial(create_trial(values=[0.5, 1e-3], params=frozen.params, distributions=frozen.distributions))
+    again = driver.ledger.ask(warm_start=True)
     assert again is not None
-    assert driver.ledger.order_of(again).warm_from == 2
+    assert again.warm_from == 2
     assert driver.attribute(again.number, "warm_from") == 2
 
 

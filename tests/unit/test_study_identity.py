@@ -13,10 +13,10 @@ from search_factories import Clock, Driver, finished, run_all, search_config
 
 from l2c_ray.errors import ConfigError, SearchError, StorageError
 from l2c_ray.search.frontier import finished_trials
-from l2c_ray.search.identity import claim_place
-from l2c_ray.search.storage import STORAGE_VARIABLE, StudyStorage, patiently
-from l2c_ray.search.study import Objective
-from l2c_ray.storage.objects import open_store
+from l2c_ray.search.identity import mark_storage
+from l2c_ray.search.storage import STORAGE_VARIABLE, StudyStorage, with_retries
+from l2c_ray.search.study import StudyObjective
+from l2c_ray.storage.opening import open_store
 
 NAME = "shared"
 SPACE: dict[str, BaseDistribution] = {
@@ -118,10 +118,10 @@ def test_notes_of_a_study_that_are_not_ours_are_refused(attribute: str, value: o
 def test_measured_trial_that_another_program_adds_meanwhile_is_passed_over() -> None:
     driver = begin()
     add(driver.study, PARAMS, user_attrs={})
-    trial = driver.ledger.claim()
+    trial = driver.ledger.ask()
     assert trial is not None
-    driver.ledger.settle(trial.number, finished())
-    objective = Objective(search_config().objective)
+    driver.ledger.tell(trial.number, finished())
+    objective = StudyObjective(search_config().objective)
     assert [each.number for each in finished_trials(driver.study, objective)] == [trial.number]
 
 
@@ -130,7 +130,7 @@ def test_study_that_is_deleted_meanwhile_is_told_in_one_line() -> None:
     driver = begin()
     optuna.delete_study(study_name=NAME, storage=StudyStorage(NAME).optuna)
     with pytest.raises(SearchError, match="as if another program had deleted or changed it"):
-        patiently(driver.ledger.claim)
+        with_retries(driver.ledger.ask)
 
 
 @pytest.mark.usefixtures("journal")
@@ -171,13 +171,13 @@ def test_database_of_another_program_gets_no_tables(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.usefixtures("journal")
-def test_trials_of_an_earlier_study_of_the_same_name_are_not_gone_on_with(tmp_path: Path) -> None:
+def test_trials_of_an_earlier_study_of_the_same_name_are_refused(tmp_path: Path) -> None:
     place = open_store(str(tmp_path / "trials"))
     first = begin().study
     for _ in range(2):
-        claim_place(first, place)
+        mark_storage(first, place)
     place.put("trial-0000/state.safetensors", b"of the first study")
     (tmp_path / "home" / "studies" / f"{NAME}.journal").unlink()
     with pytest.raises(ConfigError, match=f"study.name: {place.address} holds the trials of another study"):
-        claim_place(begin().study, place)
-    claim_place(begin().study, open_store(str(tmp_path / "elsewhere")))
+        mark_storage(begin().study, place)
+    mark_storage(begin().study, open_store(str(tmp_path / "elsewhere")))

@@ -1,4 +1,4 @@
-"""What may be computed, reused and forecast: the part of a schedule that is executed."""
+"""Tables: the part of a schedule that is executed, with its masks and forecasts."""
 
 from typing import Any
 

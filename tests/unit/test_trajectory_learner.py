@@ -1,4 +1,4 @@
-"""Learning within a budget: what it may spend, that it learns, and that what it learned runs as it was learned."""
+"""Learning within a limit: schedules keep it, beat a rule, and run as in training."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.config.learn import LearnConfig
 from l2c_ray.data.images import LabelledImages
 from l2c_ray.errors import ConfigError
-from l2c_ray.learning.budget_router import table_of
+from l2c_ray.learning.l2c.learner import L2CLearner
 from l2c_ray.learning.learner import Learner
-from l2c_ray.learning.learners import make_learner
-from l2c_ray.learning.pair_learner import PairLearner
-from l2c_ray.learning.trajectory_learner import TrajectoryLearner
+from l2c_ray.learning.objectives import make_objective
+from l2c_ray.learning.trajectory.budget_router import table_of
+from l2c_ray.learning.trajectory.learner import TrajectoryLearner
 from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.models.macs import count_macs
 from l2c_ray.policies import fixed_interval
@@ -59,7 +59,7 @@ def test_every_budget_gets_a_schedule_that_fills_it() -> None:
         assert budget - dearest < share_of(table, learned._model) <= budget
 
 
-def test_iterations_that_do_not_divide_give_every_budget_a_schedule_all_the_same() -> None:
+def test_iterations_that_do_not_divide_still_give_every_budget_a_schedule() -> None:
     learned = learner(0.9, 0.75, 0.6, iterations=13)
     run(learned, 13)
     assert learned.done
@@ -73,16 +73,17 @@ def test_nothing_is_reused_at_a_budget_of_everything() -> None:
     assert {unit for row in table.compute for unit in row} == {1}
 
 
-def test_what_was_learned_runs_as_it_was_learned() -> None:
+def test_learned_schedule_runs_as_in_training() -> None:
     """A training trajectory and the executor's give the same error."""
     learned = learner(0.7, iterations=8, batch_size=3)
     run(learned, 7)
     table = table_of(learned.router.mask, learned.router.coefficients)
-    full = learned._full_run()
-    made = sample_images(learned._model, learned._solver, full.noise, full.labels, GUIDANCE, ScheduleExecutor(table))
+    baseline = learned.noise_pool.baseline(learned.iteration)
+    given = (learned._model, learned._solver, baseline.noise, baseline.labels, GUIDANCE)
+    made = sample_images(*given, ScheduleExecutor(table))
     (error,) = run(learned, 1)
     assert any(any(coefficients) for row in table.forecast or () for coefficients in row)
-    assert error == pytest.approx((made - full.samples[-1]).square().mean().item(), rel=1e-3)
+    assert error == pytest.approx((made - baseline.samples[-1]).square().mean().item(), rel=1e-3)
 
 
 def test_without_forecast_values_are_reused_as_they_are() -> None:
@@ -93,7 +94,7 @@ def test_without_forecast_values_are_reused_as_they_are() -> None:
     assert share_of(table, learned._model) <= 0.7
 
 
-def test_warm_start_from_forecasts_forecasts_nothing_where_that_is_off() -> None:
+def test_warm_start_without_forecast_drops_the_coefficients() -> None:
     forecasting, plain = learner(0.8, iterations=12), learner(0.6, forecast=False, iterations=12)
     run(forecasting, 12)
     assert forecasting.router.coefficients.any()
@@ -103,7 +104,7 @@ def test_warm_start_from_forecasts_forecasts_nothing_where_that_is_off() -> None
     assert table.forecast is None
 
 
-def test_it_leaves_the_fixed_interval_far_behind(digits_model: CacheableTransformer) -> None:
+def test_learned_schedule_beats_the_fixed_interval(digits_model: CacheableTransformer) -> None:
     solver = make_solver("ddim", STEPS, digits_model)
     rival = fixed_interval.make(Pipeline(digits_model, solver, GUIDANCE), FixedInterval(interval=2))
     budget = share_of(rival, digits_model)
@@ -111,18 +112,18 @@ def test_it_leaves_the_fixed_interval_far_behind(digits_model: CacheableTransfor
     run(learned, 24)
     (table,) = learned.tables()
     noise, labels = noise_from_seeds(range(1000, 1032), digits_model.image_shape), torch.arange(32) % 10
-    full = sample_images(digits_model, solver, noise, labels, GUIDANCE)
+    baseline = sample_images(digits_model, solver, noise, labels, GUIDANCE)
 
     def error(table: Table) -> float:
         made = sample_images(digits_model, solver, noise, labels, GUIDANCE, ScheduleExecutor(table))
-        return (made - full).square().mean().item()
+        return (made - baseline).square().mean().item()
 
     assert share_of(table, digits_model) <= budget
     assert error(table) < error(rival) / 4
 
 
 @pytest.mark.parametrize("done", [3, 7])
-def test_resumed_run_is_the_run_that_was_not_cut_off(done: int) -> None:
+def test_resumed_run_equals_an_uninterrupted_one(done: int) -> None:
     whole, first, second = (learner(0.8, 0.6, iterations=12) for _ in range(3))
     run(whole, 12)
     run(first, done)
@@ -132,20 +133,18 @@ def test_resumed_run_is_the_run_that_was_not_cut_off(done: int) -> None:
     assert len(whole.tables()) == 2
 
 
-def test_workers_draw_noise_of_their_own_and_see_it_again() -> None:
+def test_workers_draw_noise_of_their_own_and_reuse_it() -> None:
     model = tiny_dit()
     solver = make_solver("ddim", STEPS, model)
-    settings = config({"budget": 0.7}, noises=4)
-    here, there = (TrajectoryLearner(settings, model, solver, rank) for rank in (0, 1))
-    first = here._full_run().noise
-    assert not torch.equal(first, there._full_run().noise)
-    run(here, 1)
-    assert not torch.equal(first, here._full_run().noise)
-    run(here, 1)
-    assert torch.equal(first, here._full_run().noise)
+    settings = config({"budget": 0.7}, noise_pool_size=4)
+    here, there = (TrajectoryLearner(settings, model, solver, rank).noise_pool for rank in (0, 1))
+    noises = [here.baseline(iteration).noise for iteration in range(3)]
+    assert not torch.equal(noises[0], there.baseline(0).noise)
+    assert not torch.equal(noises[0], noises[1])
+    assert torch.equal(noises[0], noises[2])
 
 
-def test_message_to_the_other_workers_does_not_grow_with_the_model_or_the_batch() -> None:
+def test_message_to_other_workers_does_not_grow_with_the_batch() -> None:
     sizes = []
 
     def spy(message: Tensor) -> Tensor:
@@ -159,13 +158,13 @@ def test_message_to_the_other_workers_does_not_grow_with_the_model_or_the_batch(
     assert sizes == [5 * choices + 2] * 2
 
 
-def test_swaps_are_measured_once_the_mask_has_settled_and_keep_the_budget() -> None:
+def test_swaps_are_measured_under_a_fixed_mask_and_keep_the_budget() -> None:
     learned = learner(0.7, iterations=40)
     measured = 0.0
     while not learned.done:
         run(learned, 1)
         measured = max(measured, learned.router.swaps.tallies[0, 0].item())
-    # Of two images in each of a third of the last three tenths of the iterations, but that which settles them.
+    # Two images in each iteration of the second of three rounds, but the last one, which decides about the swaps.
     assert measured >= 2 * 3
     assert not learned.router.swaps.pending
     (table,) = learned.tables()
@@ -181,23 +180,23 @@ def test_config_chooses_the_learner() -> None:
     model = tiny_dit()
     solver = make_solver("ddim", STEPS, model)
     data = LabelledImages(torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.long))
-    assert isinstance(make_learner(config({"lambda": 1e-3}), model, solver, data), PairLearner)
-    assert isinstance(make_learner(config({"budget": 0.9}), model, solver, data), TrajectoryLearner)
+    assert isinstance(make_objective(config({"lambda": 1e-3})).make_learner(model, solver, data), L2CLearner)
+    assert isinstance(make_objective(config({"budget": 0.9})).make_learner(model, solver, data), TrajectoryLearner)
 
 
 def test_fewer_iterations_than_budgets_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"training.iterations: are 1, too few for 2 phases"):
+    with pytest.raises(ConfigError, match=r"training.iterations: are 1, too few for 2 stages"):
         learner(0.9, 0.8, iterations=1)
 
 
-def test_paper_s_loss_needs_data_of_the_model_s_shape_and_a_step_that_may_reuse() -> None:
+def test_l2c_needs_data_of_the_models_shape_and_a_cache_step() -> None:
     model = tiny_dit()
     data = LabelledImages(torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.long))
     with pytest.raises(ConfigError, match=r"router.lambda: the paper's loss has no data for tiny"):
-        make_learner(config({"lambda": 1e-3}), model, make_solver("ddim", STEPS, model), data)
+        make_objective(config({"lambda": 1e-3})).make_learner(model, make_solver("ddim", STEPS, model), data)
     data = LabelledImages(torch.zeros(2, *model.image_shape), torch.zeros(2, dtype=torch.long))
     with pytest.raises(ConfigError, match=r"sampler.steps: 2 evaluations of dpm-solver-2 leave no step"):
-        make_learner(config({"lambda": 1e-3}), model, make_solver("dpm-solver-2", 2, model), data)
+        make_objective(config({"lambda": 1e-3})).make_learner(model, make_solver("dpm-solver-2", 2, model), data)
 
 
 def test_config_survives_the_way_to_a_worker() -> None:
@@ -223,28 +222,28 @@ def test_config_survives_the_way_to_a_worker() -> None:
         {"lambda": 1e-4, "theta": [0.5, 0.5]},
     ],
 )
-def test_one_aim_and_no_more_is_asked_for(router: dict[str, Any]) -> None:
+def test_config_without_exactly_one_objective_is_refused(router: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="router"):
         config(router)
 
 
-def test_ceiling_leads_to_the_cheapest_schedule_that_was_measured_below_it() -> None:
+def test_error_limit_leads_to_a_schedule_measured_below_it() -> None:
     model, solver = tiny_dit(), make_solver("ddim", STEPS, tiny_dit())
     ceiling = 1e-4
-    learned = TrajectoryLearner(config({"max_error": ceiling}, iterations=40, noises=32), model, solver)
+    learned = TrajectoryLearner(config({"max_error": ceiling}, iterations=40, noise_pool_size=32), model, solver)
     run(learned, 40)
     (table,) = learned.tables()
     assert share_of(table, model) < 1
     noise, labels = noise_from_seeds(range(32), model.image_shape), torch.arange(32) % model.num_classes
-    full, cached = (
+    baseline, cached = (
         sample_images(model, solver, noise, labels, GUIDANCE, *by) for by in ((), (ScheduleExecutor(table),))
     )
-    assert torch.nn.functional.mse_loss(cached, full).item() < 3 * ceiling
+    assert torch.nn.functional.mse_loss(cached, baseline).item() < 3 * ceiling
 
 
-def test_run_towards_a_ceiling_goes_on_where_it_was_cut_off() -> None:
+def test_resumed_run_with_an_error_limit_equals_an_uninterrupted_one() -> None:
     model, solver = tiny_dit(), make_solver("ddim", STEPS, tiny_dit())
-    settings = config({"max_error": 1e-4}, iterations=16, noises=4)
+    settings = config({"max_error": 1e-4}, iterations=16, noise_pool_size=4)
     whole, first, second = (TrajectoryLearner(settings, model, solver) for _ in range(3))
     run(whole, 16)
     run(first, 7)
@@ -269,7 +268,7 @@ def test_time_budget_is_kept_by_the_times_of_the_profile() -> None:
         TrajectoryLearner(config({"time_budget": 0.6, "profile": profile}), model, solver)
 
 
-def test_model_whose_units_change_their_shape_between_steps_is_refused() -> None:
+def test_model_whose_units_change_shape_between_steps_is_refused() -> None:
     model, solver = tiny_dit(), make_solver("ddim", STEPS, tiny_dit())
 
     def forget_tokens(module: torch.nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -282,7 +281,7 @@ def test_model_whose_units_change_their_shape_between_steps_is_refused() -> None
         TrajectoryLearner(config({"budget": 0.7}), model, solver)
 
 
-def test_warm_start_tightens_from_the_mask_of_a_looser_budget_alone() -> None:
+def test_warm_start_tightens_from_the_mask_of_a_looser_budget() -> None:
     loose, tight = learner(0.8, iterations=12), learner(0.6, iterations=12)
     run(loose, 12)
     assert tight.start_from(loose.state())

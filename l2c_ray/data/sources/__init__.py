@@ -1,1 +1,1 @@
-"""Labelled image files of others, in the three ways in which they are usually kept."""
+"""Labelled image files of others: class folders, Parquet files and webdataset tars."""

@@ -1,4 +1,4 @@
-"""What every source of images offers: a list of parts, and the images of a part one after the other."""
+"""The interface of image sources: a list of parts, and the images of each part in turn."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -16,52 +16,52 @@ MOST_IMAGE_BYTES = 64 << 20
 
 
 class Example(NamedTuple):
-    """An image as it is kept."""
+    """An encoded image with its label."""
 
     name: str
-    """Which one of the source it is; no other has it."""
+    """Unique in the source."""
     content: bytes
-    """Of the file, which may be broken."""
+    """Bytes of the image file, which may be broken."""
     label: int
 
 
 @dataclass(frozen=True)
 class Part:
-    """Images that belong together, some hundreds of them; small enough to be sent to whoever reads them."""
+    """Description of some hundred images that are read together; small enough to be sent to a worker."""
 
     number: int
     files: tuple[str, ...]
     sizes: tuple[int, ...]
-    """Of every file, in bytes."""
+    """Size of every file in bytes."""
     labels: tuple[int, ...] = ()
-    """Of every file, where a file is one image."""
+    """Label of every file, if a file is one image."""
     rows: tuple[int, int] = (0, 0)
-    """The first and the end, where a file is a table."""
+    """First row and end (exclusive), if the file is a table."""
 
 
 class ImageFiles(ABC):
-    """A source of images. Both methods raise a `StorageError` that names what cannot be read or does not fit."""
+    """A source of images; both methods raise a `StorageError` that names the file at fault."""
 
     suffixes: frozenset[str]
     """Suffixes of the files that are read, in lower case, without the dot."""
 
     class_depth = 0
-    """How many folders, counted from the source's own, are named after classes."""
+    """Number of folder levels, from the top, that are named after classes."""
 
     def __init__(self, tree: FileTree, pattern: str | None) -> None:
-        """Nothing is read yet.
+        """Reads nothing yet.
 
         Args:
-            pattern: a glob for the names of the files to read; all that can be are without it.
+            pattern: a glob for the names of the files to read; None for all readable ones.
         """
         self._tree = tree
         self._pattern = pattern
         self.passed_over: Counter[str] = Counter()
-        """Files and members that were come upon and are no images, by their kind."""
+        """Counts of files and members that are no images, by kind."""
 
     @abstractmethod
     def parts(self) -> list[Part]:
-        """All of it, the same parts whenever it is asked and nothing has changed; at least one.
+        """All parts, at least one; the same at every call unless files change.
 
         Raises:
             ConfigError: `pattern` chooses nothing.
@@ -72,7 +72,7 @@ class ImageFiles(ABC):
         """The images of a part, always in the same order."""
 
     def _choose(self, entries: Sequence[Entry]) -> dict[str, int]:
-        """Sizes of the files to read by their names; they belong to one split, unless `pattern` chose them."""
+        """Sizes in bytes of the files to read, by name; all of one split, unless `pattern` chose them."""
         self.passed_over.clear()
         sizes = choose(self._tree, entries, self.suffixes, self._pattern, self.passed_over)
         if not self._pattern:
@@ -81,14 +81,14 @@ class ImageFiles(ABC):
         return sizes
 
     def _nothing(self, wanted: str) -> StorageError:
-        """The error of a source without an image."""
+        """Error for a source without an image."""
         there = told(self.passed_over)
         problem = f"has no {wanted}" + (f", but {there}" if there else "")
         return StorageError(self._tree.address, problem, "check source.images and source.kind")
 
 
 def fingerprint(parts: Sequence[Part]) -> str:
-    """A hash of what the parts are made of, by name and size."""
+    """Hash of the names and sizes of all files in the parts."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(repr(part).encode())
@@ -96,10 +96,10 @@ def fingerprint(parts: Sequence[Part]) -> str:
 
 
 def require_label(given: object, classes: int, name: str) -> int:
-    """The label of the image `name`.
+    """The label, checked to be one of 0..classes-1; `name` is the image's.
 
     Raises:
-        StorageError: it is none, or out of range.
+        StorageError: it is not an integer, or out of range.
     """
     if not isinstance(given, int) or not 0 <= given < classes:
         problem = f"has the label {given!r}, which is none of 0..{classes - 1}"
@@ -108,7 +108,7 @@ def require_label(given: object, classes: int, name: str) -> int:
 
 
 def told(passed_over: Mapping[str, int], most: int = 8) -> str:
-    """How many were passed over, by kind, the most frequent first."""
+    """Text with the counts of passed-over files by kind, the most frequent first."""
     common = Counter(passed_over).most_common()
     others = sum(count for _, count in common[most:])
     shown = [f"{count} {kind}" for kind, count in common[:most]]

@@ -1,4 +1,4 @@
-"""Which files and members of a source are read, by one rule for all sources, and as what the others are counted."""
+"""The rule by which all sources choose files and members to read, and count the others by kind."""
 
 import re
 from collections import Counter
@@ -14,10 +14,10 @@ _SPLIT = re.compile(
     r"(?<![a-z])(?:(trainval)|(train)(?:ing)?|(val)(?:id(?:at(?:e|ion))?)?|(dev)|(test)(?:ing)?|(eval)(?:uat(?:e|ion))?"
     r"|(h[oe]ld)[-_. ]?out)(?:[-_. ]?(?:set|data|split))?(?![a-z])"
 )
-"""Words by which the files of a data set say to which of its splits they belong."""
+"""Words in names of files that say to which split of a data set they belong."""
 
 _Words = tuple[tuple[str, ...], ...]
-"""The words of a path, for every part of it that has some."""
+"""Split words of a path, for every part that has some."""
 
 _CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
@@ -27,16 +27,16 @@ _PLAIN_SUFFIX = re.compile(r"[\w.]{1,12}", re.ASCII)
 def choose(
     tree: FileTree, entries: Iterable[Entry], suffixes: Container[str], pattern: str | None, passed_over: Counter[str]
 ) -> dict[str, int]:
-    """Sizes of the files that are read, by their names and in the order of the entries, which are the tree's.
+    """Sizes in bytes of the files to read, by name and in the order of the entries.
 
     Args:
-        suffixes: of the files that are read, in small letters and without a dot.
-        pattern: a glob for the names of those that are chosen; all are without it.
-        passed_over: gets how many others were chosen, by their kind.
+        suffixes: suffixes of the files to read, in lower case and without a dot.
+        pattern: a glob for the names of the chosen files; None for all.
+        passed_over: receives the counts of chosen files that are not read, by kind.
 
     Raises:
-        ConfigError: the pattern chooses nothing that is read.
-        StorageError: the name of a file cannot be written down.
+        ConfigError: the pattern chooses no file to read.
+        StorageError: the name of a file is not UTF-8.
     """
     chosen = compiled_glob(pattern or "**")
     sizes: dict[str, int] = {}
@@ -56,7 +56,7 @@ def choose(
 
 
 def kind_passed_over(name: str, suffix: str, suffixes: Container[str]) -> str | None:
-    """As what a file or member is counted that is not read; None for one that is."""
+    """Kind of a file or member that is passed over; None for one that is read."""
     if is_hidden(name):
         return "hidden"
     if suffix.lower() in suffixes:
@@ -65,16 +65,16 @@ def kind_passed_over(name: str, suffix: str, suffixes: Container[str]) -> str | 
 
 
 def require_one_split(address: str, names: Collection[str], remedy: str, class_depth: int = 0) -> None:
-    """Nothing, if the names do not belong to several splits of a data set.
+    """Refuses names that belong to several splits of a data set.
 
     Args:
-        class_depth: how many folders at the beginning of each name are not looked at.
+        class_depth: number of leading folders of each name that are ignored.
 
     Raises:
-        StorageError: they do; names one of each of two.
+        StorageError: they belong to several; names one file of each of two.
     """
     paths = [name.split("/")[class_depth:] for name in names]
-    # As of the folder that all are in, which may be called train_val.
+    # Such as a folder around all of them, which may be called train_val.
     shared = reduce(set.intersection, map(set, paths)) if paths else set()
     first_of: dict[_Words, str] = {}
     for name, path in zip(names, paths, strict=True):
@@ -92,7 +92,7 @@ def require_one_split(address: str, names: Collection[str], remedy: str, class_d
 
 
 def split_words(part: str) -> tuple[str, ...]:
-    """The splits that a part of a path names, each as often as it does."""
+    """Names of splits in a part of a path, repeated as they are there."""
     return tuple(match[match.lastindex or 0] for match in _SPLIT.finditer(_CAMEL_CASE.sub("_", part).lower()))
 
 
@@ -101,7 +101,7 @@ def _words(path: Iterable[str], shared: Container[str]) -> _Words:
 
 
 def _split(words: _Words, own: Counter[str]) -> str | None:
-    """The split of a file: the one that its words alone name, or else the only one of the last part that names any."""
+    """The split of a file: the only one in `own`, or else the only one in the last part that names any."""
     for named in (set(own), set(words[-1] if words else ())):
         if len(named) == 1:
             return named.pop()

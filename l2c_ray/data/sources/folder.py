@@ -1,4 +1,4 @@
-"""A folder with one subfolder for each class, as torchvision's ImageFolder and the DiT authors' scripts read it."""
+"""Class folders: one subfolder for each class, as torchvision's ImageFolder and the DiT authors' scripts read."""
 
 import unicodedata
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from l2c_ray.storage.trees import FileTree, is_hidden
 
 
 class ClassFolders(ImageFiles):
-    """The images are shuffled, so that each part has some of many classes."""
+    """Images in class folders, shuffled so that each part has some of many classes."""
 
     suffixes = frozenset({"jpg", "jpeg", "png", "webp", "bmp"})
     class_depth = 1
@@ -50,7 +50,7 @@ class ClassFolders(ImageFiles):
             yield Example(file, self._tree.read(file, MOST_IMAGE_BYTES), label)
 
     def _labels(self, folders: list[str]) -> dict[str, int]:
-        """By the name of the subfolder: the number that it is, or its place among names that are none."""
+        """Labels by name of the subfolder: the number that it is, or its place among names that are not numbers."""
         if not folders:
             raise self._nothing("subfolders, of which each class has one")
         self._require_classes(folders)
@@ -64,10 +64,10 @@ class ClassFolders(ImageFiles):
         return labels
 
     def _require_classes(self, folders: list[str]) -> None:
-        """Nothing, if each of the subfolders is another class and none is anything else.
+        """Refuses subfolders that are not distinct classes.
 
-        Some classes are called like splits, as the locomotive `train` and a `test_tube`: subfolders are taken for
-        splits only where each of them is called like one, which is how a data set in splits looks from above.
+        Some classes are called like splits (the locomotive `train`, a `test_tube`), so subfolders count as splits only
+        if all of them are called like one.
         """
         if not self._pattern and all(map(split_words, folders)):
             remedy = "set source.images to one of them, or source.files='**' if they are classes"
@@ -101,7 +101,7 @@ def _folder(file: str) -> str:
 
 
 def _class_name(folder: str) -> str:
-    """The same for two spellings of a name that some systems take for one, and for a number with zeros before it."""
+    """The name in a form that is equal for spellings that some systems equate, and for numbers with leading zeros."""
     if folder.isdecimal():
         return str(int(folder))
     return unicodedata.normalize("NFC", folder).casefold()

@@ -1,4 +1,4 @@
-"""The source that a config asks for."""
+"""The image source that a config names."""
 
 import os
 from collections.abc import Mapping
@@ -9,14 +9,14 @@ from l2c_ray.data.sources.folder import ClassFolders
 from l2c_ray.data.sources.parquet import ParquetImages
 from l2c_ray.data.sources.parquet_check import Columns
 from l2c_ray.data.sources.webdataset import TarImages
-from l2c_ray.storage.trees import open_tree
+from l2c_ray.storage.opening import open_tree
 
 
 def open_source(config: EncodingConfig, environment: Mapping[str, str] = os.environ) -> ImageFiles:
-    """Where the images come from; nothing is read yet.
+    """The source of the images; nothing is read yet.
 
     Args:
-        environment: see `open_tree`.
+        environment: as for `open_store`.
     """
     source, latents = config.source, config.latents
     tree = open_tree(source.images, environment)

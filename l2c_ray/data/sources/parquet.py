@@ -1,4 +1,4 @@
-"""Parquet files with a column of encoded images and one of labels, as data sets of Hugging Face are published."""
+"""Parquet files with a column of encoded images and one of labels, as Hugging Face publishes data sets."""
 
 from collections.abc import Iterator
 from itertools import zip_longest
@@ -13,13 +13,13 @@ from l2c_ray.errors import StorageError
 from l2c_ray.storage.trees import FileTree
 
 _BUFFER_BYTES = 1 << 20
-"""A column is read in pieces of it, however large its row groups are."""
+"""Size of the pieces in which a column is read, however large its row groups are."""
 
 _MOST_PARTS_OF_A_GROUP = 100
 
 
 class ParquetImages(ImageFiles):
-    """A part is up to `part_size` rows of one file, in their order."""
+    """Images in Parquet files; a part is up to `part_size` consecutive rows of one file."""
 
     suffixes = frozenset({"parquet"})
 
@@ -49,7 +49,7 @@ class ParquetImages(ImageFiles):
             table = pq.ParquetFile(content, buffer_size=_BUFFER_BYTES)
             classes = parquet_check.check(table, size, self._columns, self._tree.path(file)).classes
             groups, number = _groups_with(table.metadata, first, end)
-            # One row at a time: a column may say a picture once and then that all rows have it.
+            # One row at a time: a dictionary-encoded column may repeat one picture in all rows.
             for batch in table.iter_batches(1, row_groups=groups, columns=list(self._columns)):
                 if first <= number < end:
                     (row,) = batch.to_pylist()
@@ -68,7 +68,7 @@ class ParquetImages(ImageFiles):
         if classes and label >= len(classes):
             problem = f"has the label {label}, and its file has names for 0..{len(classes) - 1} alone"
             raise StorageError(self._tree.path(name), problem, "correct the label or the names")
-        # Without bytes it is as broken as an image of wrong bytes.
+        # An image without bytes is a broken one.
         return Example(name, content or b"", label)
 
     def _contents(self, file: str, size: int) -> Contents:
@@ -76,7 +76,7 @@ class ParquetImages(ImageFiles):
             return parquet_check.check(pq.ParquetFile(content), size, self._columns, self._tree.path(file))
 
     def _require_small_groups(self, contents: dict[str, Contents]) -> None:
-        """Nothing, if little is read in vain: a part reads its row groups from their first row on."""
+        """Refuses large row groups, of which every part would read all rows before its own."""
         for file, inside in contents.items():
             if inside.most_rows_in_group > _MOST_PARTS_OF_A_GROUP * self._part_size:
                 problem = f"has a row group of {inside.most_rows_in_group} rows, each part of which reads those before"
@@ -85,7 +85,7 @@ class ParquetImages(ImageFiles):
                 raise StorageError(self._tree.path(file), problem, remedy)
 
     def _require_same_classes(self, contents: dict[str, Contents]) -> None:
-        """Nothing, if a label means the same in all files that say what theirs mean."""
+        """Refuses files whose names of classes contradict each other."""
         named = [(file, inside.classes) for file, inside in contents.items() if inside.classes]
         for file, classes in named[1:]:
             first, expected = named[0]
@@ -96,7 +96,7 @@ class ParquetImages(ImageFiles):
 
 
 def _groups_with(metadata: Any, first: int, end: int) -> tuple[list[int], int]:
-    """The row groups that rows `first` up to `end` are in, and the first row of the first of them."""
+    """Row groups with rows `first` to `end` (exclusive), and the first row of the first of them."""
     groups: list[int] = []
     begin = start = 0
     for number in range(metadata.num_row_groups):

@@ -1,4 +1,4 @@
-"""Checks of a Parquet file's footer, before a row of the file is read."""
+"""Checks of a Parquet file's footer before any row is read; Arrow trusts the sizes in it."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -11,18 +11,18 @@ from l2c_ray.errors import StorageError
 
 _MOST_UNPACKED = 64 << 20
 _MOST_EXPANSION = 16
-"""Bytes that may come of a file: so many, or so many times what it has. Pictures are compressed as they are."""
+"""Limits of the unpacked size: bytes, or a multiple of the file's size. Pictures are compressed already."""
 
 
 class Columns(NamedTuple):
-    """Names of the two that are read."""
+    """Names of the two columns that are read."""
 
     image: str
     label: str
 
 
 class Contents(NamedTuple):
-    """Sizes that parts are made of, and the names of the labels if the file has them."""
+    """Number of rows, the most in one row group, and the names of the labels if the file has them."""
 
     rows: int
     most_rows_in_group: int
@@ -30,13 +30,10 @@ class Contents(NamedTuple):
 
 
 def check(table: pq.ParquetFile, size: int, columns: Columns, path: str) -> Contents:
-    """Contents of a file of `size` bytes.
-
-    Args:
-        path: of the file, for errors.
+    """Contents of a file of `size` bytes; `path` is named in errors.
 
     Raises:
-        StorageError: it lacks a column, gives two labels one name, or tells of more than could be in it.
+        StorageError: it lacks a column, gives two labels one name, or claims more than it can hold.
     """
     schema = table.schema_arrow
     _require_column(path, schema, columns.image, "bytes or structs of bytes", is_image)
@@ -50,7 +47,7 @@ def check(table: pq.ParquetFile, size: int, columns: Columns, path: str) -> Cont
 
 
 def is_image(kind: Any) -> bool:
-    """Whether a column of this type of Arrow's can hold files."""
+    """Whether a column of this Arrow type can hold files."""
     if pa.types.is_struct(kind):
         return kind.get_field_index("bytes") >= 0 and is_image(kind.field("bytes").type)
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
@@ -96,7 +93,7 @@ def _require_distinct(path: str, classes: Sequence[str]) -> None:
 
 
 def _class_names(schema: Any, label: str) -> tuple[str, ...] | None:
-    """As the library `datasets` of Hugging Face writes them beside the schema."""
+    """Names of the classes that Hugging Face's `datasets` writes into the schema; None if there are none."""
     try:
         features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
         names = features[label]["names"]

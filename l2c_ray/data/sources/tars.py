@@ -1,4 +1,4 @@
-"""Members of a tar from outside, one after the other; what a header says is checked before it is followed."""
+"""Members of a tar from outside in turn; every header is checked first, since `tarfile` follows what it says."""
 
 import tarfile
 from collections.abc import Callable, Iterator
@@ -6,12 +6,12 @@ from functools import partial
 from typing import IO, Any, Literal, NamedTuple, Self, cast
 
 _END = "end of file header"
-"""As the standard library calls the zeros that every whole tar ends with."""
+"""Message of `tarfile` for the zeros that end every whole tar."""
 
 _MOST_FIELD_BYTES = 16 << 10
-"""Size limit of a long name, or of the extended fields of a member, which are read whole."""
+"""Size limit of a long name, or of the extended fields of a member, which `tarfile` reads whole."""
 _MOST_SHARED_FIELDS = 100
-"""For all members that follow, each of which gets a copy."""
+"""Limit of the fields for all later members, each of which gets a copy."""
 _FIELDS = {
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
@@ -28,11 +28,11 @@ class Member(NamedTuple):
     kind: Literal["file", "link", "device or pipe"]
     size: int
     read: Callable[[], bytes]
-    """Gives the content of a file, until the next member is asked for."""
+    """Returns the content of a file, until the next member is requested."""
 
 
 class _Header(tarfile.TarInfo):
-    """Header of a member. After the first, the standard library takes whatever is no header for the end of the tar."""
+    """Header of a member; an invalid one is an error, not the end of the tar as for `tarfile`."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -52,23 +52,23 @@ class _Header(tarfile.TarInfo):
 
 
 def members(stream: IO[bytes], size: int) -> Iterator[Member]:
-    """Everything in the tar, of `size` bytes, in order and without keeping any of it.
+    """Members of the tar of `size` bytes, in order; none is kept.
 
     Raises:
-        tarfile.TarError: it is no whole tar, or one that tells of more than there is. Whatever else the standard
-            library raises over a damaged header comes through.
+        tarfile.TarError: it is no whole tar, or claims more than there is. A damaged header may raise anything else
+            that `tarfile` does.
     """
     with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header, encoding="utf-8", errors="backslashreplace") as tar:
         for member in iter(tar.next, None):
             _check(tar, member, size)
             if not member.isdir():
                 yield Member(member.name, _kind(member), member.size, partial(_content, tar, member))
-            # It would keep every header to the end.
+            # tarfile would keep every header.
             cast(Any, tar).members.clear()
 
 
 def _check(tar: tarfile.TarFile, member: tarfile.TarInfo, size: int) -> None:
-    """The library would follow offsets and copy fields of any size, and fill in the holes of sparse files."""
+    """Refuses offsets, fields and sparse files that `tarfile` would follow, copy and fill at any size."""
     if member.issparse():
         raise tarfile.ReadError(f"{member.name} is a sparse file")
     if not member.offset_data <= tar.offset <= size or member.size < 0:

@@ -1,4 +1,4 @@
-"""Tars in the layout of webdataset: members that follow each other and differ in their suffix alone are an image."""
+"""Tars in webdataset's layout: consecutive members that differ only in their suffix are one image."""
 
 import codecs
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ class _File(NamedTuple):
 
 
 class TarImages(ImageFiles):
-    """A part is a tar: how many images it has is known only when all of it has been read."""
+    """Images in tars, each of which is a part; their number is known only after reading."""
 
     suffixes = frozenset({"tar"})
 
@@ -54,8 +54,8 @@ class TarImages(ImageFiles):
             yield Example(name, content[images[0]], require_label(_number(content[_LABEL]), self._classes, name))
 
     def _files(self, tar: str, size: int) -> Iterator[_File]:
-        """Pictures and labels, with what belongs together one after the other."""
-        with self._tree.stream(tar) as stream:
+        """Pictures and labels in the order of the tar."""
+        with self._tree.open(tar) as stream:
             for member in members(stream, size):
                 name = _plain(member.name)
                 folder, slash, base = name.rpartition("/")
@@ -71,7 +71,7 @@ class TarImages(ImageFiles):
 
 
 def _plain(name: str) -> str:
-    """The name without the `./` and `//` that make no difference."""
+    """The name without redundant `./` and `//`."""
     return "/".join(part for part in name.split("/") if part not in ("", "."))
 
 

@@ -30,7 +30,7 @@ _halved = partial(F.max_pool2d, kernel_size=3, stride=2)
 
 
 class Features(NamedTuple):
-    """What the network sees in a batch of images."""
+    """Features of a batch of images."""
 
     pooled: Tensor
     """[n, 2048]: the last hidden layer, of FID, precision and recall."""
@@ -84,7 +84,7 @@ class _Block(nn.Module):
 
 
 class Inception(nn.Module):
-    """From images to features and, from those, to the logits of 1008 classes."""
+    """Inception v3: features of images, and the logits of 1008 classes from those."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ def load(path: Path, device: str = "cpu") -> Inception:
 
 
 def _is_count(name: str) -> bool:
-    """Whether it is a count of training steps, which some copies of the export have and some not."""
+    """Whether a tensor counts training steps; only some copies of the export have such tensors."""
     return name.endswith("num_batches_tracked")
 
 

@@ -1,4 +1,4 @@
-"""Makes the images of one shard in this process: labels and seeds, the sampler, the autoencoder, pixels."""
+"""Making the images of one shard in this process: labels and seeds, the sampler, the autoencoder, pixels."""
 
 import hashlib
 from pathlib import Path
@@ -13,8 +13,6 @@ from l2c_ray.config.imagenet import GenerationConfig, ShardSettings
 from l2c_ray.evaluation.cost import require_fit
 from l2c_ray.evaluation.imagenet import pictures
 from l2c_ray.evaluation.imagenet.shards import shard_images
-from l2c_ray.models import zoo
-from l2c_ray.sampling.solvers import make_solver
 from l2c_ray.schedule import Schedule
 from l2c_ray.storage.files import read_text
 
@@ -30,16 +28,13 @@ class ShardMaker:
             CheckpointError: weights are missing or broken.
             ScheduleError, StorageError: the schedule is broken or was made for something else.
         """
-        checkpoint = Path(config.model.checkpoint) if config.model.checkpoint else None
-        model = zoo.load(config.model.name, checkpoint, device)
-        solver = make_solver(config.sampler.name, config.sampler.steps, model)
-        self._pipeline = Pipeline(model, solver, config.sampler.guidance)
+        self._pipeline = Pipeline.from_config(config.model, config.sampler, device)
         vae = Path(config.model.vae) if config.model.vae else None
-        self._pictures = Pictures(model, vae, "model.vae", device)
+        self._pictures = Pictures(self._pipeline.model, vae, "model.vae", device)
         self._schedule = _read_schedule(config.images.schedule, self._pipeline)
         self._batch_size = config.images.batch_size
         self.settings = self._settings(config)
-        """What all shards have in common."""
+        """Settings that all shards share."""
 
     def make(self, number: int) -> bytes:
         """The .npz file of shard `number`; the same whenever and wherever it is made, to rounding."""

@@ -1,4 +1,4 @@
-"""Precision and recall of a set of images (arXiv 1904.06991): how much of each set lies within the other's manifold.
+"""Precision and recall of a set of images (arXiv 1904.06991): the share of each set within the other's manifold.
 
 A set's manifold is the union of balls around its features, each reaching to the k-th nearest other feature. No kept
 library computes it without the whole matrix of distances, which 50,000 images make 10 GB large.
@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 NEIGHBOUR = 3
-"""Which neighbour a ball reaches to, as in the paper and the ADM evaluator."""
+"""The neighbour that a ball reaches to, as in the paper and the ADM evaluator."""
 
 _ROWS = 1000
 
 
 class PrecisionRecall(NamedTuple):
-    """Both in [0, 1]."""
+    """Precision and recall, both in [0, 1]."""
 
     precision: float
     """Share of the generated images within the manifold of the real ones."""
@@ -25,7 +25,7 @@ class PrecisionRecall(NamedTuple):
 
 
 def precision_recall(generated: Tensor, real: Tensor) -> PrecisionRecall:
-    """Of two sets by their features [n, width] and [m, width], each of more than `NEIGHBOUR` images."""
+    """Precision and recall of two sets by features [n, width] and [m, width], each of more than `NEIGHBOUR` images."""
     # Distances come from scalar products, which lose less to rounding the nearer the features are to the origin.
     centre = real.mean(dim=0)
     generated, real = generated - centre, real - centre
@@ -36,7 +36,7 @@ def precision_recall(generated: Tensor, real: Tensor) -> PrecisionRecall:
 
 
 def _radii(features: Tensor) -> Tensor:
-    """[n]: the distance of each feature to its k-th nearest other one, itself being the nearest."""
+    """Distance [n] of each feature to its k-th nearest other one, itself being the nearest."""
     near = [
         torch.cdist(rows, features).topk(NEIGHBOUR + 1, dim=1, largest=False).values[:, -1]
         for rows in features.split(_ROWS)

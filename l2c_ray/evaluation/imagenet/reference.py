@@ -1,4 +1,4 @@
-"""The reference batch that generated images are held against, in the file format of the ADM evaluator.
+"""The reference batch that generated images are compared with, in the file format of the ADM evaluator.
 
 Such a file (arXiv 2105.05233) has real images in `arr_0`, or the mean and covariance of their features in `mu`, `sigma`
 (pooled) and `mu_s`, `sigma_s` (spatial), or both; with both, the moments are of more images than the file has.
@@ -18,7 +18,7 @@ from l2c_ray.storage.archives import Archive
 
 
 class Moments(NamedTuple):
-    """Of features: what a Fréchet distance needs of a set."""
+    """Mean and covariance of a set's features, for the Fréchet distance."""
 
     mean: Tensor
     """[width], float64."""
@@ -27,14 +27,13 @@ class Moments(NamedTuple):
 
 
 class Reference:
-    """A reference batch; its images stay in the file until they are asked for."""
+    """A reference batch, whose images stay in the file until they are read."""
 
     def __init__(self, path: Path) -> None:
         """Opens the file and checks it.
 
         Raises:
-            StorageError: it cannot be read, has neither images nor moments, or they have other shapes than such a
-                file's.
+            StorageError: it cannot be read, has neither images nor moments, or has them in other shapes.
         """
         source = str(path)
         self._archive = Archive(path, source)
@@ -44,7 +43,7 @@ class Reference:
             problem = f"has neither images ({pictures.PICTURES}) nor moments (mu, sigma)"
             raise StorageError(source, problem, "give a reference batch of the ADM evaluator")
         self.images = pictures.count(self._archive, source) if pictures.PICTURES in names else 0
-        """How many there are to look at; 0 where the file has moments alone."""
+        """Number of images; 0 if the file has moments alone."""
         self.pooled = self._moments("mu", "sigma", POOLED) if "mu" in names else None
         self.spatial = self._moments("mu_s", "sigma_s", SPATIAL) if "mu_s" in names else None
 

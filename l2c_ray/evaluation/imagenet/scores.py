@@ -17,7 +17,7 @@ from l2c_ray.evaluation.imagenet.shards import ImageShards
 
 @dataclass(frozen=True)
 class Scores:
-    """What a set of generated images is worth, next to a reference batch."""
+    """Scores of a set of generated images beside a reference batch."""
 
     images: int
     fid: float
@@ -36,7 +36,7 @@ class Scores:
 
 
 class Judge:
-    """Has the network look at every image once. Of an image 8 KB are kept, its pooled features."""
+    """Computes scores in one pass of the network over the images; keeps the pooled features, 8 KB per image."""
 
     def __init__(self, network: Inception, batch_size: int, on_seen: Callable[[int], None]) -> None:
         """`on_seen` is called with the number of images seen so far, the reference's included."""
@@ -49,7 +49,7 @@ class Judge:
         """The scores of the generated images.
 
         Raises:
-            InvalidInputError: there are too few of them or of the reference's; nothing was looked at.
+            InvalidInputError: either set has too few images; the network has seen none.
             StorageError, UnreachableError: images cannot be read.
         """
         _require_enough(generated.images, "the generated images")

@@ -1,4 +1,4 @@
-"""Many images in a store, a shard of them an object: shard k holds the images k x size up to (k + 1) x size."""
+"""Many images in a store, one object per shard: shard k holds the images k x size up to (k + 1) x size."""
 
 import re
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ _SHARD = re.compile(r"^images-\d+\.npz$")
 
 
 def shard_name(number: int) -> str:
-    """Of the object; the names' order is that of the images."""
+    """Name of the shard's object; names sort in the order of the images."""
     return f"images-{number:06}.npz"
 
 
@@ -31,15 +31,15 @@ def shard_images(settings: ShardSettings, number: int) -> range:
     return range(start, min(start + settings.shard_size, settings.images))
 
 
-def claim(store: ObjectStore, settings: ShardSettings) -> list[int]:
+def prepare_store(store: ObjectStore, settings: ShardSettings) -> list[int]:
     """Makes the store one of images with these settings, and tells the numbers of the shards that it lacks.
 
     Raises:
-        ConfigError: it has shards that were made otherwise; names the first setting that differs.
+        ConfigError: it has shards with other settings; names the first one that differs.
         StorageError, UnreachableError: the store cannot be read or written.
     """
     names = store.names()
-    settings_file.claim(store, settings, empty=not any(map(_SHARD.match, names)), key="images.storage")
+    settings_file.ensure_settings(store, settings, empty=not any(map(_SHARD.match, names)), key="images.storage")
     return _missing(settings, names)
 
 
@@ -47,7 +47,7 @@ class ImageShards:
     """All images of a store, read one shard at a time."""
 
     def __init__(self, store: ObjectStore) -> None:
-        """Looks whether all shards are there.
+        """Checks that all shards are there.
 
         Raises:
             StorageError: a shard or the settings are missing.
