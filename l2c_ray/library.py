@@ -139,14 +139,18 @@ def register(pipeline: Pipeline, schedule: Schedule, run: str, images: int = 512
     >>> (version.name, version.sha256 == l2c_ray.load_schedule("champion", pipeline).sha256)
     ('digits-dit-ddim-20', True)
     """
+    from l2c_ray.distributed.stopping import ending
     from l2c_ray.evaluation.frontier import FIRST_SEED, beats_fewer_steps
-    from l2c_ray.registry import registration, tracking
+    from l2c_ray.registry import registration, tracking, versions
     from l2c_ray.registry.lineage import Lineage
 
+    client = tracking.connect()
+    versions.require_ours(
+        client, versions.model_name(pipeline.model.identity(), pipeline.solver.name, pipeline.solver.steps)
+    )
     comparison = compare(pipeline, {"schedule": schedule}, images=images)
     measured = comparison.schedules["schedule"]
     settings = schedule.provenance.model_dump()
-    client = tracking.connect()
     tracked = tracking.TrackedRun(client, "l2c", run, settings)
     asked = registration.Registration(
         schedule=schedule.with_quality(measured.quality(images)),
@@ -156,6 +160,5 @@ def register(pipeline: Pipeline, schedule: Schedule, run: str, images: int = 512
         samples=None,
         worth_serving=beats_fewer_steps(comparison, "schedule"),
     )
-    version = registration.register(client, asked)
-    tracked.end("FINISHED")
-    return version
+    with ending(tracked):
+        return registration.register(client, asked)

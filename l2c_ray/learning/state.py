@@ -6,6 +6,8 @@ from collections.abc import Set as AbstractSet
 import torch
 from torch import Tensor, nn
 
+from l2c_ray.errors import CheckpointError
+
 _MODULE = "module."
 _OPTIMIZER = "optimizer."
 
@@ -32,8 +34,16 @@ def unpack(tensors: Mapping[str, Tensor], module: nn.Module, optimizer: torch.op
 
 
 def unpack_module(tensors: Mapping[str, Tensor], module: nn.Module) -> None:
-    """Restores the module from the result of `pack`, and leaves the optimizer alone."""
-    module.load_state_dict(_under(_MODULE, tensors))
+    """Restores the module from the result of `pack`, and leaves the optimizer alone.
+
+    Raises:
+        CheckpointError: the tensors are those of another module, as an older version may have named them.
+    """
+    given = _under(_MODULE, tensors)
+    if given.keys() != module.state_dict().keys():
+        problem = "has other tensors than this version of l2c_ray keeps"
+        raise CheckpointError("the run's checkpoint", problem, "begin anew under another name")
+    module.load_state_dict(given)
 
 
 def module_names(tensors: Mapping[str, Tensor]) -> AbstractSet[str]:

@@ -3,6 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -13,6 +14,12 @@ from l2c_ray.storage import files
 
 PIECE_BYTES = 1 << 20
 """Size of the pieces in which content is copied."""
+_READS = 5
+"""Attempts to read an object that other processes replace at the same time."""
+
+
+class ReplacedError(StorageError):
+    """An object was replaced while it was read."""
 
 
 class Found(NamedTuple):
@@ -58,12 +65,15 @@ class ObjectStore(ABC):
     def get(self, name: str, most: int | None = None) -> bytes:
         """The object's content, compared with its hash if the store knows one.
 
+        An object that is replaced meanwhile is read again.
+
         Raises:
-            StorageError: it is missing or damaged, has more than `most` bytes, or was replaced while it was read.
+            StorageError: it is missing or damaged, has more than `most` bytes, or is replaced again and again.
         """
-        content = BytesIO()
-        self._copy(name, content, most)
-        return content.getvalue()
+        for _ in range(_READS - 1):
+            with suppress(ReplacedError):
+                return self._read(name, most)
+        return self._read(name, most)
 
     def download(self, name: str, path: Path) -> None:
         """Copies the object to a file, which appears whole; its content is compared with its hash as by `get`.
@@ -87,6 +97,11 @@ class ObjectStore(ABC):
     @abstractmethod
     def _pieces(self, name: str, found: Found) -> Iterator[bytes]:
         """Content of the object that was found; raises a `StorageError` if it was replaced since."""
+
+    def _read(self, name: str, most: int | None) -> bytes:
+        content = BytesIO()
+        self._copy(name, content, most)
+        return content.getvalue()
 
     def _copy(self, name: str, sink: IO[bytes], most: int | None = None) -> None:
         subject = f"{self.address}/{name}"
@@ -112,6 +127,6 @@ def missing(subject: str) -> StorageError:
     return StorageError(subject, "is not there", "check the name")
 
 
-def replaced(subject: str) -> StorageError:
+def replaced(subject: str) -> ReplacedError:
     """Error for an object of which another version appeared during a read."""
-    return StorageError(subject, "was replaced while it was read", "read it again")
+    return ReplacedError(subject, "was replaced while it was read", "read it again")

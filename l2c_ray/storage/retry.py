@@ -36,16 +36,16 @@ class Backoff:
         self._warned = False
 
     def pause_after(self, error: Exception) -> float | None:
-        """Seconds until the next attempt; None if it would begin after the deadline."""
+        """Seconds until the next attempt, the last of which begins at the deadline; None after that."""
         now = time.monotonic()
         self._failed_at = now if self._failed_at is None else self._failed_at
         waited = now - self._failed_at
-        if waited + self._pause > self._seconds:
+        if waited >= self._seconds:
             return None
         if waited > _NOTICE_SECONDS and not self._warned:
             self._warned = True
             _log.warning("%s. Trying again for %.0f s", error, self._seconds)
-        pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)
+        pause, self._pause = min(self._pause, self._seconds - waited), min(2 * self._pause, _LONGEST_PAUSE)
         return pause
 
 

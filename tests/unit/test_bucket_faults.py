@@ -40,11 +40,9 @@ def test_download_goes_on_where_the_line_broke(
     assert len(content) <= line.answered < len(content) + (1 << 16)
 
 
-def test_object_that_is_replaced_while_it_is_read_is_told(
+def test_file_of_an_object_that_is_replaced_meanwhile_is_told(
     over_the_line: Callable[..., ObjectStore], store: ObjectStore, line: Line, content: bytes, tmp_path: Path
 ) -> None:
-    store.put("large", content)
-    line.held = 9 << 20
     told: list[StorageError] = []
 
     def download() -> None:
@@ -53,13 +51,28 @@ def test_object_that_is_replaced_while_it_is_read_is_told(
         except StorageError as error:
             told.append(error)
 
-    thread = threading.Thread(target=download)
+    replace_while(download, store, line, content)
+    assert [error.problem for error in told] == ["was replaced while it was read"]
+
+
+def test_object_that_is_replaced_while_it_is_read_is_read_again(
+    over_the_line: Callable[..., ObjectStore], store: ObjectStore, line: Line, content: bytes
+) -> None:
+    got: list[bytes] = []
+    replace_while(lambda: got.append(over_the_line().get("large")), store, line, content)
+    assert got == [content[::-1]]
+
+
+def replace_while(read: Callable[[], None], store: ObjectStore, line: Line, content: bytes) -> None:
+    """Puts another object in place of the one of this content when some of it has been read, and breaks the line."""
+    store.put("large", content)
+    line.held = 9 << 20
+    thread = threading.Thread(target=read)
     thread.start()
     wait_until(lambda: line.answered > 9 << 20)
     store.put("large", content[::-1])
     line.break_off()
     thread.join(PATIENCE)
-    assert [error.problem for error in told] == ["was replaced while it was read"]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed"])
