@@ -106,8 +106,8 @@ class Run:
         return [self._build(settings, table) for settings, table in tables]
 
     def _build(self, own: Mapping[str, str | float], table: Table) -> LearnedSchedule:
-        # All trials of a study learn from the same data.
-        origin = self.parent.settings() if self.parent else self.data.settings()
-        settings = {**self.objective.settings(), **origin, "iterations": self.learner.iteration, **own}
+        shared = {**self.objective.settings(), **self.data.settings(), "iterations": self.learner.iteration}
+        trial = self.parent.settings() if self.parent else {}
+        settings = {**shared, **trial, **own}
         provenance = Provenance(policy=self.objective.policy, settings=settings, git_commit=git_commit())
         return LearnedSchedule(own, make_schedule(self.pipeline, table, provenance))

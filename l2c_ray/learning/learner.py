@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from l2c_ray.config.learn import LearnConfig
+from l2c_ray.errors import CheckpointError
 from l2c_ray.learning.progress import Progress
-from l2c_ray.learning.state import pack, unpack
+from l2c_ray.learning.state import is_of_module, pack, unpack
 from l2c_ray.learning.updates import Average, Update
 from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.sampling.solver import Solver
@@ -50,6 +51,14 @@ class Learner(ABC):
         return pack(self.router, self._optimizer) | {"iteration": torch.tensor(self.iteration)}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Continues from a result of `state`.
+
+        Raises:
+            CheckpointError: the tensors are those of another learner, or of an older version.
+        """
+        if not is_of_module(tensors, self.router):
+            problem = "has other tensors than this version of l2c_ray keeps"
+            raise CheckpointError("the run's checkpoint", problem, "begin anew under another name")
         unpack(tensors, self.router, self._optimizer)
         self.iteration = int(tensors["iteration"])
 

@@ -1,12 +1,9 @@
 """Training state as named tensors, so that a checkpoint is a safetensors file and never a pickle."""
 
 from collections.abc import Mapping
-from collections.abc import Set as AbstractSet
 
 import torch
 from torch import Tensor, nn
-
-from l2c_ray.errors import CheckpointError
 
 _MODULE = "module."
 _OPTIMIZER = "optimizer."
@@ -34,21 +31,13 @@ def unpack(tensors: Mapping[str, Tensor], module: nn.Module, optimizer: torch.op
 
 
 def unpack_module(tensors: Mapping[str, Tensor], module: nn.Module) -> None:
-    """Restores the module from the result of `pack`, and leaves the optimizer alone.
-
-    Raises:
-        CheckpointError: the tensors are those of another module, as an older version may have named them.
-    """
-    given = _under(_MODULE, tensors)
-    if given.keys() != module.state_dict().keys():
-        problem = "has other tensors than this version of l2c_ray keeps"
-        raise CheckpointError("the run's checkpoint", problem, "begin anew under another name")
-    module.load_state_dict(given)
+    """Restores the module from the result of `pack`, and leaves the optimizer alone."""
+    module.load_state_dict(_under(_MODULE, tensors))
 
 
-def module_names(tensors: Mapping[str, Tensor]) -> AbstractSet[str]:
-    """Names of the module's tensors in the result of `pack`."""
-    return _under(_MODULE, tensors).keys()
+def is_of_module(tensors: Mapping[str, Tensor], module: nn.Module) -> bool:
+    """Whether `pack` was given such a module, by the names of its tensors; older versions had others."""
+    return _under(_MODULE, tensors).keys() == module.state_dict().keys()
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -261,33 +261,22 @@ def test_value_out_of_range_or_of_another_type_is_refused_naming_the_key(
 
 
 @pytest.mark.parametrize(
-    ("override", "named", "guess"),
+    ("override", "named", "hint"),
     [
-        ("router.lamda=1", "router.lamda", "lambda"),
-        ("training.iteration=1", "training.iteration", "iterations"),
-        ("trainin.iterations=1", "trainin", "training"),
-        ("sampler.guidance_scales=1.0", "sampler.guidance_scales", "guidance_scale"),
+        ("router.lamda=1", "router.lamda", "did you mean lambda?"),
+        ("training.iteration=1", "training.iteration", "did you mean iterations?"),
+        ("trainin.iterations=1", "trainin", "did you mean training?"),
+        ("sampler.guidance_scales=1.0", "sampler.guidance_scales", "did you mean guidance_scale?"),
+        ("training.noises=8", "training.noises", "it is called noise_pool_size now"),
+        ("training.images_at_once=1", "training.images_at_once", "it is called micro_batch_size now"),
+        ("training.along_the_way=0.1", "training.along_the_way", "it is called intermediate_loss_weight now"),
+        ("data.mixed_shards=2", "data.mixed_shards", "it is called shuffle_shards now"),
     ],
 )
-def test_unknown_key_is_refused_with_a_guess(minimal: Path, override: str, named: str, guess: str) -> None:
-    message = refusal(minimal, override)
-    assert message.startswith(f"{named} in --set: ")
-    assert f"did you mean {guess}?" in message
-
-
-@pytest.mark.parametrize(
-    ("override", "named", "new_name"),
-    [
-        ("training.noises=8", "training.noises", "noise_pool_size"),
-        ("training.images_at_once=1", "training.images_at_once", "micro_batch_size"),
-        ("training.along_the_way=0.1", "training.along_the_way", "intermediate_loss_weight"),
-        ("data.mixed_shards=2", "data.mixed_shards", "shuffle_shards"),
-    ],
-)
-def test_old_key_is_refused_with_its_new_name(minimal: Path, override: str, named: str, new_name: str) -> None:
+def test_unknown_or_old_key_is_refused_with_the_right_one(minimal: Path, override: str, named: str, hint: str) -> None:
     message = refusal(minimal, override)
     assert message.startswith(f"{named} in --set: is not a key of this config")
-    assert f"it is called {new_name} now" in message
+    assert hint in message
 
 
 def test_unknown_key_like_no_other_is_refused_with_the_keys_there_are(minimal: Path) -> None:

@@ -7,9 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 import l2c_ray
+from l2c_ray.caching.pipeline import Pipeline
+from l2c_ray.errors import RegistryError
 from l2c_ray.policies import rules
+from l2c_ray.registry.versions import model_name
+from l2c_ray.schedule import Schedule
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -43,3 +48,13 @@ def test_names_are_listed_and_others_refused() -> None:
 def test_import_loads_none_of_its_names() -> None:
     code = "import sys, l2c_ray; print([name for name in sys.modules if name.startswith('l2c_ray.')])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_name_of_another_program_is_refused_before_anything_is_measured(
+    client: MlflowClient, digits_pipeline: Pipeline, half: Schedule
+) -> None:
+    name = model_name(digits_pipeline.model.identity(), digits_pipeline.solver.name, digits_pipeline.solver.steps)
+    client.register_prompt(name, "theirs")
+    with pytest.raises(RegistryError, match="is a prompt in the registry"):
+        l2c_ray.register(digits_pipeline, half, run="mine")
+    assert client.get_experiment_by_name("l2c") is None

@@ -11,7 +11,7 @@ from l2c_ray.caching.executor import ScheduleExecutor
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.config.learn import LearnConfig
 from l2c_ray.data.images import LabelledImages
-from l2c_ray.errors import ConfigError
+from l2c_ray.errors import CheckpointError, ConfigError
 from l2c_ray.learning.l2c.learner import L2CLearner
 from l2c_ray.learning.learner import Learner
 from l2c_ray.learning.objectives import make_objective
@@ -297,3 +297,11 @@ def test_warm_start_tightens_from_the_mask_of_a_looser_budget() -> None:
     run(resumed, 11)
     assert resumed.tables() == [table]
     assert not learner(0.9, iterations=12).start_from(tight.state())
+
+
+def test_checkpoint_of_an_older_version_is_refused_and_starts_nothing() -> None:
+    learned = learner(0.8, iterations=4)
+    renamed = {name.replace("module.", "module.old"): tensor for name, tensor in learned.state().items()}
+    assert not learned.start_from(renamed)
+    with pytest.raises(CheckpointError, match="has other tensors than this version"):
+        learned.load_state(renamed)

@@ -12,7 +12,7 @@ from l2c_ray.learning.draws import make_generator
 from l2c_ray.learning.l2c.pair_error import pair_error
 from l2c_ray.learning.l2c.router import Router
 from l2c_ray.learning.learner import Learner
-from l2c_ray.learning.state import module_names, unpack_module
+from l2c_ray.learning.state import is_of_module, unpack_module
 from l2c_ray.learning.updates import Update, UpdateRule
 from l2c_ray.models.base import CacheableTransformer
 from l2c_ray.sampling.solver import Solver
@@ -48,7 +48,7 @@ class L2CLearner(UpdateRule[L2CUpdate], Learner):
 
     def start_from(self, tensors: Mapping[str, Tensor]) -> bool:
         """Takes the logits; False if they are of other cache steps."""
-        if self.router.state_dict().keys() != module_names(tensors):
+        if not is_of_module(tensors, self.router):
             return False
         unpack_module(tensors, self.router)
         return True

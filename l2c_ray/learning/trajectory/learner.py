@@ -13,7 +13,7 @@ from l2c_ray.caching.executor import ScheduleExecutor
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.config.learn import LearnConfig
 from l2c_ray.learning.learner import Learner
-from l2c_ray.learning.state import module_names, unpack_module
+from l2c_ray.learning.state import is_of_module, unpack_module
 from l2c_ray.learning.trajectory.budget_curriculum import Stage, StageResult, make_curriculum
 from l2c_ray.learning.trajectory.budget_router import BudgetRouter, table_of
 from l2c_ray.learning.trajectory.coefficient_fitting import CoefficientFitting
@@ -67,7 +67,7 @@ class TrajectoryLearner(Learner):
 
     def start_from(self, tensors: Mapping[str, Tensor]) -> bool:
         """Takes the last mask if a budget is the limit, and tighter; an error limit needs errors, which are unknown."""
-        if module_names(tensors) != self.router.state_dict().keys():
+        if not is_of_module(tensors, self.router):
             return False
         mask, coefficients = (tensors[name][-1].to(self._device) for name in (_MASKS, _COEFFICIENTS))
         start = StageResult(mask, coefficients, tensors[_SHARES_AND_ERRORS][-1, 0].item(), math.nan)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -11,10 +12,12 @@ from torch.utils.checkpoint import checkpoint
 from l2c_ray.caching.pipeline import Pipeline
 from l2c_ray.errors import ConfigError
 from l2c_ray.learning.trajectory.gated_trajectory import GatedTrajectory
-from l2c_ray.models.base import CacheableTransformer, UnitHandler
-from l2c_ray.sampling.loop import baseline_handlers, evaluate_guided, trajectory
+from l2c_ray.models.base import CacheableTransformer
+from l2c_ray.sampling.loop import Evaluate, baseline_handlers, evaluate_guided, trajectory
 from l2c_ray.sampling.solver import Solver
-from l2c_ray.schedule import Guidance
+
+_CHECKPOINTED: Evaluate = partial(checkpoint, evaluate_guided, use_reentrant=False, preserve_rng_state=False)
+"""`evaluate_guided` under activation checkpointing (arXiv 1604.06174)."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class Rollout:
         self._images = len(baseline.labels)
         self._halves = 2 if pipeline.guidance.needs_unlabelled else 1
         self.gated = GatedTrajectory(mask, coefficients, self._halves * self._images)
-        evaluate = _evaluate_with_checkpointing if recompute else evaluate_guided
+        evaluate = _CHECKPOINTED if recompute else evaluate_guided
         given = (pipeline.model, pipeline.solver, baseline.noise, baseline.labels, pipeline.guidance)
         samples = list(trajectory(*given, self.gated, evaluate))
         self.errors = errors_by_step(samples, baseline)
@@ -128,17 +131,3 @@ class Rollout:
         # Where nothing is reused the error does not depend on any coefficient.
         gates, coefficients = torch.autograd.grad(error, choices, retain_graph=True, materialize_grads=True)
         return ByChoice(gates.sum(-1), coefficients.sum(-1))
-
-
-def _evaluate_with_checkpointing(
-    model: CacheableTransformer,
-    sample: Tensor,
-    timestep: float,
-    labels: Tensor,
-    guidance: Guidance,
-    handler: UnitHandler,
-) -> Tensor:
-    """`evaluate_guided` under activation checkpointing (arXiv 1604.06174)."""
-    given = (model, sample, timestep, labels, guidance, handler)
-    output: Tensor = checkpoint(evaluate_guided, *given, use_reentrant=False, preserve_rng_state=False)
-    return output
